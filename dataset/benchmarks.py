@@ -1,0 +1,75 @@
+"""The three benchmarks: file names, record format and official sizes. Sources: their papers and annotation files.
+
+A benchmark's "images" are its annotation records: ICFG-PEDES lists one image twice and still counts it as two.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from utils.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+class SplitCounts(NamedTuple):
+    people: int
+    images: int
+    captions: int
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """How a benchmark lies on disk, and how large each split officially is."""
+
+    name: str
+    raw_files: tuple[str, ...]  # names of the annotation file; the first that exists is read
+    path_key: str  # the record's key for the image path, which is relative to imgs/
+    splits: dict[str, SplitCounts]
+    image_folders: tuple[str, ...]  # folders under imgs/; empty: the images lie in imgs/ itself
+
+
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            name="CUHK-PEDES",
+            raw_files=("reid_raw.json",),
+            path_key="file_path",
+            splits={
+                "train": SplitCounts(people=11_003, images=34_054, captions=68_126),
+                "val": SplitCounts(people=1_000, images=3_078, captions=6_158),
+                "test": SplitCounts(people=1_000, images=3_074, captions=6_156),
+            },
+            image_folders=("cam_a", "cam_b", "CUHK01", "CUHK03", "Market", "test_query", "train_query"),
+        ),
+        Benchmark(
+            name="ICFG-PEDES",
+            raw_files=("ICFG-PEDES.json", "ICFG_PEDES.json"),
+            path_key="file_path",
+            splits={
+                "train": SplitCounts(people=3_102, images=34_674, captions=34_674),
+                "val": SplitCounts(people=0, images=0, captions=0),
+                "test": SplitCounts(people=1_000, images=19_848, captions=19_848),
+            },
+            image_folders=("train", "test"),
+        ),
+        Benchmark(
+            name="RSTPReid",
+            raw_files=("data_captions.json",),
+            path_key="img_path",
+            splits={
+                "train": SplitCounts(people=3_701, images=18_505, captions=37_010),
+                "val": SplitCounts(people=200, images=1_000, captions=2_000),
+                "test": SplitCounts(people=200, images=1_000, captions=2_000),
+            },
+            image_folders=(),
+        ),
+    )
+}
+
+
+def benchmark(name: str) -> Benchmark:
+    """The benchmark of that name. Raises UserError, naming the valid names, for any other name."""
+    if name not in BENCHMARKS:
+        raise UserError(f"unknown benchmark {name!r}: choose one of {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]

@@ -1,0 +1,251 @@
+"""What can be wrong with a benchmark on disk. Every check returns its findings; docs/data.md lists them.
+
+A finding is an error where training or evaluating would be wrong, a warning otherwise. Records are counted from 0.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from dataset.benchmarks import SPLITS, Benchmark, SplitCounts
+from dataset.captions import clean_caption
+from dataset.records import Record, RecordError, parse_record
+from utils.log import progress
+
+MISSING = "missing"
+BATCH = 256  # images checked between two updates of the progress display
+
+
+class Finding(NamedTuple):
+    kind: str  # findings of one kind are shown together, the first few of them in full
+    message: str
+    is_error: bool
+
+
+class Annotation(NamedTuple):
+    number: int  # of the record in the annotation file, from 0
+    split: str
+    record: Record
+
+    def __str__(self) -> str:
+        return f"record {self.number} ({self.split}, person {self.record.person_id}, {self.record.file_path!r})"
+
+
+def parse_annotations(entries: list[Any], path_key: str, file: str) -> tuple[list[Annotation], list[Finding]]:
+    """Turn the JSON values of the annotation file called file into annotations; what cannot be one is a finding."""
+    annotations, findings = [], []
+    for index, entry in enumerate(entries):
+        try:
+            record = parse_record(entry, path_key)
+            annotations.append(Annotation(index, _split_of(entry), record))
+        except RecordError as error:
+            findings.append(Finding(error.kind, f"{file}: record {index} {error}", is_error=True))
+    return annotations, findings
+
+
+def drop_empty_captions(annotations: list[Annotation], file: str) -> tuple[list[Annotation], list[Finding]]:
+    """Leave out captions without a word. A record that has no other caption is an error."""
+    kept, findings = [], []
+    for annotation in annotations:
+        captions = annotation.record.captions
+        full = tuple(caption for caption in captions if clean_caption(caption, max_words=1).strip())
+        if not full:
+            findings.append(Finding("no captions", f"{file}: {annotation} has only empty captions", is_error=True))
+            continue
+        if len(full) < len(captions):
+            empty = f"{len(captions) - len(full)} of {len(captions)} captions are empty and left out"
+            findings.append(Finding("empty caption", f"{file}: {annotation}: {empty}", is_error=False))
+            annotation = annotation._replace(record=annotation.record._replace(captions=full))
+        kept.append(annotation)
+    return kept, findings
+
+
+def check_people(annotations: list[Annotation], file: str) -> list[Finding]:
+    """People who are in two splits: one finding per person and further split."""
+    first: dict[int, dict[str, Annotation]] = defaultdict(dict)
+    for annotation in annotations:
+        first[annotation.record.person_id].setdefault(annotation.split, annotation)
+    findings = []
+    for one, *others in (list(splits.values()) for splits in first.values()):
+        for other in others:
+            message = f"{file}: {other}: the person is in {one.split} already, with record {one.number}"
+            findings.append(Finding("person in two splits", message, is_error=True))
+    return findings
+
+
+def check_images_listed_once(annotations: list[Annotation], file: str) -> list[Finding]:
+    """Image paths that several records name: an error where they stand for different people."""
+    first: dict[str, Annotation] = {}
+    findings = []
+    for annotation in annotations:
+        earlier = first.setdefault(annotation.record.file_path, annotation)
+        if earlier is annotation:
+            continue
+        if earlier.record.person_id != annotation.record.person_id:
+            other = f"person {earlier.record.person_id} in record {earlier.number}"
+            message = f"{file}: {annotation}: the image belongs to {other}"
+            findings.append(Finding("image of two people", message, is_error=True))
+        else:
+            message = f"{file}: {annotation}: the image is listed already, in record {earlier.number}"
+            findings.append(Finding("image listed twice", message, is_error=False))
+    return findings
+
+
+def check_shared_captions(annotations: list[Annotation], file: str) -> list[Finding]:
+    """Captions that read the same after cleaning but describe different people: one finding per caption."""
+    first: dict[str, Annotation] = {}
+    shared: dict[str, Finding] = {}
+    for annotation in annotations:
+        for caption in annotation.record.captions:
+            words = clean_caption(caption, max_words=len(caption))
+            earlier = first.setdefault(words, annotation)
+            if earlier.record.person_id != annotation.record.person_id and words not in shared:
+                other = f"record {earlier.number} (person {earlier.record.person_id})"
+                message = f"{file}: {annotation} and {other} share the caption {caption!r}"
+                shared[words] = Finding("same caption under different people", message, is_error=False)
+    return list(shared.values())
+
+
+def count_splits(annotations: list[Annotation]) -> dict[str, SplitCounts]:
+    """People, images (records) and captions of each split."""
+    counts = {}
+    for split in SPLITS:
+        records = [annotation.record for annotation in annotations if annotation.split == split]
+        people = len({record.person_id for record in records})
+        counts[split] = SplitCounts(people, len(records), sum(len(record.captions) for record in records))
+    return counts
+
+
+def check_counts(counts: dict[str, SplitCounts], benchmark: Benchmark, file: str) -> list[Finding]:
+    """Compare with the official counts."""
+    findings = []
+    for split, found in counts.items():
+        official = benchmark.splits[split]
+        if found != official:
+            numbers = ", ".join(
+                f"{here:,} {name} (official: {there:,})"
+                for name, here, there in zip(SplitCounts._fields, found, official, strict=True)
+            )
+            findings.append(Finding("counts", f"{file}: {split} has {numbers}", is_error=False))
+    return findings
+
+
+def check_train_not_empty(counts: dict[str, SplitCounts], file: str) -> list[Finding]:
+    if counts["train"].images:
+        return []
+    return [Finding("no train records", f"{file}: there is no usable record of train to learn from", is_error=True)]
+
+
+def check_images(
+    root: Path,
+    annotations: list[Annotation],
+    benchmark: Benchmark,
+    *,
+    decode: bool,
+    workers: int,
+) -> list[Finding]:
+    """Missing, empty and, with decode, undecodable images under root/imgs; benchmark says which folders belong there.
+
+    The images are looked at in parallel: in threads, or for decoding in processes.
+    """
+    folder = root / "imgs"
+    by_path = {annotation.record.file_path: annotation for annotation in reversed(annotations)}
+    paths = sorted(by_path)
+    if paths and not folder.is_dir():
+        message = f"{folder}: no such folder, all {len(paths):,} images are missing"
+        return [Finding("missing images", f"{message}{_found_elsewhere(root, by_path[paths[0]])}", is_error=True)]
+    pool: Executor
+    # Started afresh, not forked: a live progress bar runs a thread, which a fork would cut in two.
+    pool = ProcessPoolExecutor(workers, get_context("spawn")) if decode else ThreadPoolExecutor(workers)
+    states: list[str | None] = []
+    with pool, progress[None](len(paths), "decoding images" if decode else "looking for images") as bar:
+        for batch in pool.map(partial(_check_batch, str(folder), decode), _batches(paths)):
+            states += batch
+            bar.advance(len(batch))
+    wrong = {path: state for path, state in zip(paths, states, strict=True) if state is not None}
+    missing = sorted(by_path[path] for path, state in wrong.items() if state == MISSING)  # in the file's order
+    findings = _missing_by_folder(root, missing, paths, benchmark.image_folders)
+    for path, state in wrong.items():
+        if state != MISSING:
+            message = f"{folder / path}: the image of record {by_path[path].number} {state}"
+            findings.append(Finding("unreadable image", message, is_error=True))
+    return findings
+
+
+def _split_of(entry: dict[str, Any]) -> str:
+    if "split" not in entry:
+        raise RecordError("no split", "has no 'split'")
+    if entry["split"] not in SPLITS:
+        raise RecordError("unknown split", f"has the split {entry['split']!r}, which is none of {', '.join(SPLITS)}")
+    return entry["split"]
+
+
+def _batches(paths: list[str]) -> Iterator[list[str]]:
+    remaining = iter(paths)
+    return iter(lambda: list(islice(remaining, BATCH)), [])
+
+
+def _check_batch(folder: str, decode: bool, paths: list[str]) -> list[str | None]:
+    return [_check_image(os.path.join(folder, path), decode) for path in paths]
+
+
+def _check_image(path: str, decode: bool) -> str | None:
+    """What is wrong with an image file, or None."""
+    if not os.path.isfile(path):
+        return MISSING
+    if os.path.getsize(path) == 0:
+        return "is empty (0 bytes)"
+    if not decode:
+        return None
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception as error:  # decoders fail in many ways, and each of them means an image that cannot be used
+        return f"cannot be decoded ({error})"
+    return None
+
+
+def _missing_by_folder(
+    root: Path, missing: list[Annotation], paths: list[str], known_folders: tuple[str, ...]
+) -> list[Finding]:
+    """One finding per folder, so that the missing part of a download is seen at a glance."""
+    total: dict[str, int] = defaultdict(int)
+    for path in paths:
+        total[_top_folder(path)] += 1
+    by_folder: dict[str, list[Annotation]] = defaultdict(list)
+    for annotation in missing:
+        by_folder[_top_folder(annotation.record.file_path)].append(annotation)
+    findings = []
+    for top, absent in sorted(by_folder.items()):
+        folder = root / "imgs" / top
+        if len(absent) == total[top]:
+            message = f"{folder}: missing altogether ({total[top]:,} images)"
+        else:
+            message = f"{folder}: {len(absent):,} of {total[top]:,} images missing"
+        kind = f"missing images of {top}" if top in known_folders else "missing images"
+        findings.append(
+            Finding(kind, f"{message}, the first: {absent[0]}{_found_elsewhere(root, absent[0])}", is_error=True)
+        )
+    return findings
+
+
+def _top_folder(path: str) -> str:
+    return path.split("/")[0] if "/" in path else ""
+
+
+def _found_elsewhere(root: Path, missing: Annotation) -> str:
+    """A hint where an archive was unpacked one folder too high or too deep."""
+    parents = [root, root / "imgs"] if (root / "imgs").is_dir() else [root]
+    folders = [root, *(folder for parent in parents for folder in parent.iterdir() if folder.is_dir())]
+    for folder in sorted(folders):
+        if (folder / missing.record.file_path).is_file():
+            return f"; {folder} has it: move what is in there to {root / 'imgs'}"
+    return ""

@@ -1,0 +1,114 @@
+"""Loaders over the sets of person_search: which rows go into which batch, on which process of a distributed run.
+
+The order of an epoch depends on (seed, epoch) alone. B = batch_size rows per process.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+
+from dataset.batches import collate
+from dataset.images import single_thread
+from dataset.person_search import CaptionSet, GallerySet, TrainSet
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """One process's batches of an epoch, as lists of B places (epoch, row).
+
+    Rows are shuffled over all processes, cut into batches of B * world_size, and each of those dealt out; the last,
+    incomplete one is dropped. Call set_position before every epoch.
+    """
+
+    def __init__(self, num_rows: int, batch_size: int, *, seed: int, rank: int, world_size: int) -> None:
+        if num_rows < batch_size * world_size:
+            raise ValueError(
+                f"{num_rows} training pairs do not fill one batch of {batch_size} on {world_size} processes: "
+                "lower train.batch_size"
+            )
+        self.num_rows = num_rows
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.start_batch = 0
+
+    def set_position(self, epoch: int, start_batch: int = 0) -> None:
+        """The next iteration yields this epoch, from its batch start_batch (0 = the first) on."""
+        self.epoch = epoch
+        self.start_batch = start_batch
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, wherever the next iteration starts."""
+        return self.num_rows // (self.batch_size * self.world_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = self.epoch, np.random.default_rng([self.seed, self.epoch]).permutation(self.num_rows)
+        for batch in range(self.start_batch, len(self)):
+            first = (batch * self.world_size + self.rank) * self.batch_size
+            yield [(epoch, int(row)) for row in order[first : first + self.batch_size]]
+
+
+class TrainLoader(NamedTuple):
+    """Batches of one process: `for batch in loader.batches` after `loader.sampler.set_position(epoch)`."""
+
+    batches: DataLoader  # yields TrainBatch
+    sampler: EpochBatches
+
+
+class EvalLoaders(NamedTuple):
+    """Batches of one process, in order: put together rank by rank, the processes' results are in the sets' order."""
+
+    gallery: DataLoader  # yields ImageBatch
+    captions: DataLoader  # yields CaptionBatch
+
+
+def build_train_loader(
+    train_set: TrainSet, *, batch_size: int, workers: int, seed: int, rank: int = 0, world_size: int = 1
+) -> TrainLoader:
+    """Loader with `workers` processes that stay alive over the epochs; 0 = read in this process.
+
+    Raises: ValueError if the set is smaller than one batch of all processes.
+    """
+    sampler = EpochBatches(len(train_set), batch_size, seed=seed, rank=rank, world_size=world_size)
+    loader = DataLoader(
+        train_set,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=single_thread,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+    return TrainLoader(loader, sampler)
+
+
+def build_eval_loaders(
+    gallery: GallerySet,
+    captions: CaptionSet,
+    *,
+    batch_size: int,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> EvalLoaders:
+    """Loaders over this process's consecutive share of each set, nothing dropped. Captions need no processes."""
+    return EvalLoaders(
+        _in_order(gallery, batch_size, workers, rank, world_size),
+        _in_order(captions, batch_size, 0, rank, world_size),
+    )
+
+
+def _in_order(rows: GallerySet | CaptionSet, batch_size: int, workers: int, rank: int, world_size: int) -> DataLoader:
+    share: Dataset = Subset(rows, torch.arange(len(rows)).tensor_split(world_size)[rank].tolist())
+    return DataLoader(
+        share,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=single_thread,
+        pin_memory=torch.cuda.is_available(),
+    )

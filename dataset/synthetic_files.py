@@ -1,0 +1,103 @@
+"""SynthPedes on disk: image paths and records as in the three benchmarks, and the note of what a folder holds.
+
+Layout of a folder: the benchmark's annotation file, imgs/, and synthetic.json, which is written last: a folder without
+it is not complete. While a benchmark is being made, synthetic.partial says that the folder is ours to clear and fill.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from dataset.benchmarks import Benchmark
+from utils.errors import UserError
+
+NOTE, PARTIAL = "synthetic.json", "synthetic.partial"
+_CUHK_NAMES = {
+    "cam_a": "{person:05d}_{view:02d}.jpg",
+    "cam_b": "{person:05d}_{view:02d}.jpg",
+    "CUHK01": "{person:05d}{view:03d}.jpg",
+    "CUHK03": "{person}_{camera}_{view}.jpg",
+    "Market": "{person:05d}_c{camera}s1_{frame:06d}_{view:02d}.jpg",
+    "test_query": "p{person}_s{image}.jpg",
+    "train_query": "p{person}_s{image}.jpg",
+}
+
+
+def image_path(benchmark: Benchmark, split: str, person_id: int, view: int, image: int) -> str:
+    """Path under imgs/ of a person's view; image counts through the whole benchmark, so that no folder stays empty."""
+    random = Random(f"{person_id}/{view}")
+    names = {
+        "person": person_id,
+        "view": view,
+        "image": image,
+        "camera": 1 + image % 6,
+        "frame": random.randrange(10**4),
+    }
+    if benchmark.name == "ICFG-PEDES":
+        return "{split}/{person:04d}/{person:04d}_{view:03d}_{camera:02d}_0303morning_{frame:04d}_0.jpg".format(
+            split=split, **names
+        )
+    if not benchmark.image_folders:
+        return "{person:04d}_c{camera}_{view:02d}{frame:04d}.jpg".format(**names)
+    folder = benchmark.image_folders[image % len(benchmark.image_folders)]
+    return f"{folder}/{_CUHK_NAMES[folder].format(**names)}"
+
+
+def record(benchmark: Benchmark, split: str, person_id: int, path: str, captions: list[str]) -> dict[str, Any]:
+    """One entry of the annotation file, with the extra key that the official files have."""
+    entry: dict[str, Any] = {"split": split, "captions": captions, benchmark.path_key: path, "id": person_id}
+    if benchmark.path_key == "file_path":
+        entry["processed_tokens"] = [caption.lower().replace(",", "").replace(".", "").split() for caption in captions]
+    return entry
+
+
+def holds(out: Path, benchmark: Benchmark, made: dict[str, Any]) -> bool:
+    """Whether a folder already holds the whole benchmark that `made` (version and arguments) describes.
+
+    Raises UserError where it holds another one, or files that are not ours.
+    """
+    raw_file, images, note = out / benchmark.raw_files[0], out / "imgs", out / NOTE
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: name a folder")
+    if note.is_file():
+        try:
+            found = {key: json.loads(note.read_text(encoding="utf-8")).get(key) for key in made}
+        except (ValueError, AttributeError):
+            raise UserError(f"{note} is damaged: delete the folder {out}, or choose another one") from None
+        if found != made:
+            difference = _difference(found, made)
+            raise UserError(f"{out} holds another SynthPedes ({difference}): delete it, or choose another folder")
+        return raw_file.is_file() and images.is_dir()
+    if (raw_file.exists() or images.exists()) and not (out / PARTIAL).exists():
+        raise UserError(f"{out} holds files that are not SynthPedes: choose another folder")
+    return False
+
+
+def _difference(found: dict[str, Any], made: dict[str, Any]) -> str:
+    """The first thing in which two descriptions differ."""
+    if found["version"] != made["version"]:
+        return f"version {found['version']}, not {made['version']}"
+    there, wanted = found["arguments"] or {}, made["arguments"]
+    return next(f"{key} {there.get(key)}, not {value}" for key, value in wanted.items() if there.get(key) != value)
+
+
+def clear(out: Path, benchmark: Benchmark) -> None:
+    """Make a folder ready to be filled: nothing of an earlier, incomplete benchmark stays."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / PARTIAL).touch()
+    (out / NOTE).unlink(missing_ok=True)
+    (out / benchmark.raw_files[0]).unlink(missing_ok=True)
+    shutil.rmtree(out / "imgs", ignore_errors=True)
+    (out / "imgs").mkdir()
+
+
+def finish(out: Path, benchmark: Benchmark, records: list[dict[str, Any]], note: dict[str, Any]) -> None:
+    """Write the annotation file and, last of all, the note."""
+    (out / benchmark.raw_files[0]).write_text(json.dumps(records), encoding="utf-8")
+    unfinished = out / f"{NOTE}.tmp"
+    unfinished.write_text(json.dumps(note, indent=1), encoding="utf-8")
+    os.replace(unfinished, out / NOTE)
+    (out / PARTIAL).unlink()

@@ -1,0 +1,31 @@
+"""Attribute loss: the matching head applied to each adjective-noun chunk of a caption.
+
+R image-text pairs (positives, then negatives), C chunks at most. Source: MARS (arXiv:2407.04287), attribute loss.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from losses import at_least_float32
+
+
+def attribute_loss(logits: Tensor, present: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy in nats, mean over a pair's chunks, then over the pairs that have any; 0 when none has.
+
+    Every pair weighs the same, however many chunks its caption holds.
+
+    Args:
+        logits: (R, C, 2), second column = the chunk fits the image; anything, NaN included, where no chunk is.
+        present: (R, C) bool, True where the pair has a chunk; all False leaves a pair out.
+        labels: (R,) 1 = positive pair, 0 = negative.
+    Raises: ValueError if shapes differ.
+    """
+    if logits.shape[:2] != present.shape or labels.shape != present.shape[:1]:
+        shapes = f"{tuple(logits.shape)}, {tuple(present.shape)}, {tuple(labels.shape)}"
+        raise ValueError(f"logits, present and labels must be (R, C, 2), (R, C) and (R,), got {shapes}")
+    # Filled before the loss, not masked after it: 0 times NaN would poison the gradient.
+    logits = at_least_float32(logits).masked_fill(~present[:, :, None], 0.0)
+    chunk_labels = labels[:, None].expand_as(present)  # (R, C)
+    per_chunk = F.cross_entropy(logits.flatten(0, 1), chunk_labels.flatten(), reduction="none").view(present.shape)
+    per_pair = (per_chunk * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)  # (R,), 0 without chunks
+    return per_pair.sum() / present.any(dim=1).sum().clamp(min=1)

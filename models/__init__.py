@@ -1,0 +1,1 @@
+"""The network: encoders, heads, momentum copies, queue and the selective scan."""

@@ -1,0 +1,150 @@
+"""Layers of BERT with optional cross-attention. R rows (texts or text-image pairs), L tokens, D width, I images.
+
+Source: BERT (arXiv:1810.04805); cross-attention as in ALBEF (arXiv:2107.07651, section 3.1). Parameter names are those
+of Hugging Face's BERT, with `crossattention` beside `attention` as in the published checkpoints.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertSizes:
+    """Sizes of one BERT, named as in a Hugging Face config."""
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    vocab_size: int = 30522
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+
+
+class Embeddings(nn.Module):
+    """Word, position and segment embeddings: token ids (R, L) -> (R, L, D). There is only one segment, 0."""
+
+    def __init__(self, sizes: BertSizes) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(sizes.vocab_size, sizes.hidden_size, padding_idx=0)
+        self.position_embeddings = nn.Embedding(sizes.max_position_embeddings, sizes.hidden_size)
+        self.token_type_embeddings = nn.Embedding(sizes.type_vocab_size, sizes.hidden_size)
+        self.LayerNorm = nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
+        self.dropout = nn.Dropout(sizes.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        length = input_ids.shape[1]
+        if length > self.position_embeddings.num_embeddings:
+            raise ValueError(
+                f"{length} tokens, but the text encoder has {self.position_embeddings.num_embeddings} positions: "
+                "lower dataset.max_words or raise model.text_encoder.max_position_embeddings"
+            )
+        position = self.position_embeddings.weight[:length] + self.token_type_embeddings.weight[0]
+        return self.dropout(self.LayerNorm(self.word_embeddings(input_ids) + position))
+
+
+class SelfAttention(nn.Module):
+    """Projections and attention of one sublayer; `kv_size` is the width of what is attended to."""
+
+    def __init__(self, sizes: BertSizes, kv_size: int) -> None:
+        super().__init__()
+        self.num_heads = sizes.num_attention_heads
+        self.dropout_prob = sizes.attention_probs_dropout_prob
+        self.query = nn.Linear(sizes.hidden_size, sizes.hidden_size)
+        self.key = nn.Linear(kv_size, sizes.hidden_size)
+        self.value = nn.Linear(kv_size, sizes.hidden_size)
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, K, kv_size) -> keys and values, each (R, heads, K, D / heads)."""
+        return self._split(self.key(context)), self._split(self.value(context))
+
+    def forward(self, hidden: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """hidden (R, L, D), mask broadcastable to (R, heads, L, K), True = may be attended to -> (R, L, D)."""
+        out = F.scaled_dot_product_attention(
+            self._split(self.query(hidden)), keys, values, mask, dropout_p=self.dropout_prob if self.training else 0.0
+        )
+        return out.transpose(1, 2).flatten(2)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class ResidualOutput(nn.Module):
+    """Projection, dropout, residual, post-LayerNorm."""
+
+    def __init__(self, sizes: BertSizes, input_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(input_size, sizes.hidden_size)
+        self.LayerNorm = nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
+        self.dropout = nn.Dropout(sizes.hidden_dropout_prob)
+
+    def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(hidden)) + residual)
+
+
+class Attention(nn.Module):
+    """Attention sublayer: over the text itself, or over image tokens."""
+
+    def __init__(self, sizes: BertSizes, kv_size: int) -> None:
+        super().__init__()
+        self.self = SelfAttention(sizes, kv_size)
+        self.output = ResidualOutput(sizes, sizes.hidden_size)
+
+    def forward(self, hidden: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        return self.output(self.self(hidden, keys, values, mask), hidden)
+
+
+class Intermediate(nn.Module):
+    def __init__(self, sizes: BertSizes) -> None:
+        super().__init__()
+        self.dense = nn.Linear(sizes.hidden_size, sizes.intermediate_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.gelu(self.dense(hidden))
+
+
+class Layer(nn.Module):
+    """Self-attention, cross-attention where image tokens are given, feed-forward."""
+
+    def __init__(self, sizes: BertSizes, image_size: int | None) -> None:
+        super().__init__()
+        self.attention = Attention(sizes, sizes.hidden_size)
+        if image_size is not None:
+            self.crossattention = Attention(sizes, image_size)
+        self.intermediate = Intermediate(sizes)
+        self.output = ResidualOutput(sizes, sizes.intermediate_size)
+
+    def forward(
+        self, hidden: Tensor, mask: Tensor, image_tokens: Tensor | None = None, image_index: Tensor | None = None
+    ) -> Tensor:
+        """hidden (R, L, D), mask (R, 1, 1, L); image_tokens (I, K, Di) with the row's image in image_index (R,)."""
+        hidden = self.attention(hidden, *self.attention.self.keys_values(hidden), mask)
+        if image_tokens is not None and hasattr(self, "crossattention"):
+            keys, values = self.crossattention.self.keys_values(image_tokens)  # once per image, not per pair
+            if image_index is not None:
+                keys, values = keys[image_index], values[image_index]
+            hidden = self.crossattention(hidden, keys, values, None)
+        return self.output(self.intermediate(hidden), hidden)
+
+
+class MaskedLanguageHead(nn.Module):
+    """Hidden states (..., D) -> logits over the vocabulary (..., V); the last matrix is the word embedding."""
+
+    def __init__(self, sizes: BertSizes, word_embedding: nn.Parameter) -> None:
+        super().__init__()
+        self.transform = nn.Module()
+        self.transform.dense = nn.Linear(sizes.hidden_size, sizes.hidden_size)
+        self.transform.LayerNorm = nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(sizes.vocab_size))
+        self.decoder = nn.Linear(sizes.hidden_size, sizes.vocab_size, bias=False)
+        self.decoder.weight = word_embedding
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        hidden = self.transform.LayerNorm(F.gelu(self.transform.dense(hidden)))
+        return F.linear(hidden, self.decoder.weight, self.bias)

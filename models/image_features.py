@@ -1,0 +1,46 @@
+"""What every image encoder returns and offers, so that nothing downstream knows which one it is."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class ImageFeatures(NamedTuple):
+    """B batch, N patches (or the kept ones), D width."""
+
+    pooled: Tensor  # (B, D), the class token
+    patches: Tensor  # (B, N, D), raster order, class token removed
+
+    @property
+    def tokens(self) -> Tensor:
+        """(B, 1+N, D), class token first: what the cross-modal encoder attends to."""
+        return torch.cat([self.pooled[:, None], self.patches], dim=1)
+
+
+class ImageEncoder(Protocol):
+    """An image encoder of any kind: `models.vision_mamba.VisionMamba` and `models.vision_transformer`."""
+
+    width: int
+    patch_size: int
+    num_patches: int
+
+    def __call__(self, image: Tensor) -> ImageFeatures:
+        """Encode normalised images (B, 3, H, W)."""
+
+    def encode_masked(self, image: Tensor, kept: Tensor) -> ImageFeatures:
+        """Encode only the patches kept (B, K): indices in raster order; the result has K patches."""
+
+    def resize_pos_embed(self, rows: Tensor) -> Tensor:
+        """Fit a checkpoint's position embedding (1, any, D) to the encoder's own image size."""
+
+
+def check_image_size(image: Tensor, image_size: tuple[int, int]) -> None:
+    """Raise ValueError unless image is (B, 3, H, W) with (H, W) = image_size in px."""
+    if image.ndim != 4 or image.shape[1] != 3 or tuple(image.shape[-2:]) != image_size:
+        raise ValueError(f"expected images (B, 3, {image_size[0]}, {image_size[1]}), got {tuple(image.shape)}")
+
+
+def gather_patches(patches: Tensor, kept: Tensor) -> Tensor:
+    """Rows of patches (B, N, D) by index kept (B, K) -> (B, K, D)."""
+    return patches.gather(1, kept[..., None].expand(-1, -1, patches.shape[-1]))

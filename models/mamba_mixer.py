@@ -1,0 +1,114 @@
+"""Bidirectional Mamba mixer of Vision Mamba. B batch, L sequence, D width, E = expand * D inner width, N state.
+
+Source: Vim (arXiv:2401.09417, section 3.3, algorithm 1); Mamba (arXiv:2312.00752) for the initialisation.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.selective_scan import selective_scan
+
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the initial step size (Mamba, section 3.6)
+
+
+def causal_depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool) -> Tensor:
+    """Depthwise convolution in which a position sees itself and the ones before it (after it with `reverse`).
+
+    Args: x (B, L, E); weight (E, 1, K) and bias (E,) as nn.Conv1d holds them.
+    Returns: (B, L, E). As K shifted products: on channel-last data that needs no transposed copy.
+    """
+    width = weight.shape[-1]
+    padded = F.pad(x, (0, 0, 0, width - 1) if reverse else (0, 0, width - 1, 0))  # (B, L+K-1, E)
+    taps = weight[:, 0].flip(-1) if reverse else weight[:, 0]  # (E, K)
+    out = bias
+    for k in range(width):
+        out = torch.addcmul(out.to(x.dtype), padded[:, k : k + x.shape[1]], taps[:, k].to(x.dtype))
+    return out
+
+
+class BidirectionalMambaMixer(nn.Module):
+    """Scan a sequence in both directions and add the gated results: (B, L, D) -> (B, L, D).
+
+    Parameter names are those of published Vim checkpoints; the backward direction's end in `_b`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        divide_out: bool = True,
+        scan_backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        inner = expand * width
+        self.d_state, self.dt_rank = d_state, math.ceil(width / 16)
+        self.divide_out, self.scan_backend = divide_out, scan_backend
+        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        projected = self.dt_rank + 2 * d_state
+        self.conv1d = nn.Conv1d(inner, inner, d_conv, groups=inner)
+        self.x_proj = nn.Linear(inner, projected, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, inner)
+        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(inner, 1))  # (E, N)
+        self.D = nn.Parameter(torch.ones(inner))
+        self.conv1d_b = nn.Conv1d(inner, inner, d_conv, groups=inner)
+        self.x_proj_b = nn.Linear(inner, projected, bias=False)
+        self.dt_proj_b = nn.Linear(self.dt_rank, inner)
+        self.A_b_log = nn.Parameter(self.A_log.detach().clone())
+        self.D_b = nn.Parameter(torch.ones(inner))
+        self.out_proj = nn.Linear(inner, width, bias=False)
+        for dt_proj in (self.dt_proj, self.dt_proj_b):
+            _init_step_size(dt_proj)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x, z = self.in_proj(tokens).chunk(2, dim=-1)  # (B, L, E) each
+        forward = self._scan(x, z, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D, reverse=False)
+        backward = self._scan(x, z, self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b, reverse=True)
+        both = forward + backward
+        return self.out_proj(both / 2 if self.divide_out else both)
+
+    def _scan(
+        self,
+        x: Tensor,
+        z: Tensor,
+        conv: nn.Conv1d,
+        x_proj: nn.Linear,
+        dt_proj: nn.Linear,
+        a_log: Tensor,
+        d: Tensor,
+        *,
+        reverse: bool,
+    ) -> Tensor:
+        """One direction, gated: x, z (B, L, E) -> (B, L, E). Nothing is flipped: conv and scan run backwards."""
+        assert conv.bias is not None
+        u = F.silu(causal_depthwise_conv(x, conv.weight, conv.bias, reverse=reverse))  # (B, L, E)
+        dt, b, c = x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)  # (B, L, R), (B, L, N) twice
+        delta = F.linear(dt, dt_proj.weight)  # (B, L, E); its bias joins inside the scan, before the softplus
+        out = selective_scan(
+            u.transpose(1, 2),
+            delta.transpose(1, 2),
+            -torch.exp(a_log.float() if a_log.dtype != torch.float64 else a_log),
+            b.transpose(1, 2),
+            c.transpose(1, 2),
+            d,
+            z=z.transpose(1, 2),
+            delta_bias=dt_proj.bias,
+            delta_softplus=True,
+            reverse=reverse,
+            backend=self.scan_backend,
+        )
+        return out.transpose(1, 2)
+
+
+def _init_step_size(dt_proj: nn.Linear) -> None:
+    """Start with step sizes spread log-uniformly over [DT_MIN, DT_MAX]: the bias is their inverse softplus."""
+    nn.init.uniform_(dt_proj.weight, -(dt_proj.in_features**-0.5), dt_proj.in_features**-0.5)
+    log_dt = torch.empty(dt_proj.out_features).uniform_(math.log(DT_MIN), math.log(DT_MAX))
+    dt = log_dt.exp().clamp(min=DT_FLOOR)
+    with torch.no_grad():
+        dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))

@@ -1,0 +1,69 @@
+"""Momentum encoders: slowly moving copies that give soft targets. B batch, E embedding, L tokens, V vocabulary.
+
+Source: MoCo (arXiv:1911.05722, equation 2) as in ALBEF (arXiv:2107.07651, section 3.3); RaSa (arXiv:2305.13653).
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.image_features import ImageFeatures
+from models.person_search import PersonSearchModel
+
+COPIED = ("image_encoder", "vision_proj", "text_encoder", "text_proj")
+
+
+class MomentumEncoder(nn.Module):
+    """Copies of both encoders and their projections; always in evaluation mode, never trained by gradients."""
+
+    def __init__(self, model: PersonSearchModel, *, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        for name in COPIED:
+            self.add_module(name, copy.deepcopy(getattr(model, name)))
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "MomentumEncoder":
+        """Stay in evaluation mode: the teacher runs without dropout and drop path."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def update(self, model: PersonSearchModel) -> None:
+        """theta_m <- momentum * theta_m + (1 - momentum) * theta. Call once after each optimiser step."""
+        own = list(self.parameters())
+        online = [parameter for name in COPIED for parameter in getattr(model, name).parameters()]
+        torch._foreach_lerp_(own, online, 1 - self.momentum)
+
+    @torch.no_grad()
+    def encode_image(self, image: Tensor) -> tuple[ImageFeatures, Tensor]:
+        """Normalised images (B, 3, H, W) -> features and embedding (B, E), L2-normalised."""
+        features = self.image_encoder(image)
+        return features, F.normalize(self.vision_proj(features.pooled), dim=-1)
+
+    @torch.no_grad()
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Tokens (B, L) -> embedding (B, E), L2-normalised."""
+        return F.normalize(self.text_proj(self.text_encoder(input_ids, attention_mask).pooled), dim=-1)
+
+    @torch.no_grad()
+    def predict_tokens(
+        self, ids: list[Tensor], attention_mask: Tensor, image_tokens: Tensor, places: list[Tensor]
+    ) -> list[Tensor]:
+        """Distributions over the vocabulary for several versions of the same captions, in one cross-modal pass.
+
+        Args:
+            ids: versions of the captions, each (B, L), all with the same attention_mask (B, L).
+            image_tokens: (B, K, image width).
+            places: for each version the rows and columns wanted, (M_i, 2).
+        Returns: logits (M_i, V) for each version.
+        """
+        batch = len(attention_mask)
+        own = torch.arange(batch, device=attention_mask.device).repeat(len(ids))
+        hidden = self.text_encoder.cross_modal(
+            torch.cat(ids), attention_mask.repeat(len(ids), 1), image_tokens, own
+        ).split(batch)
+        return [
+            self.text_encoder.mlm_logits(part[tuple(wanted.T)]) for part, wanted in zip(hidden, places, strict=True)
+        ]

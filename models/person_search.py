@@ -1,0 +1,202 @@
+"""The whole retrieval model. B batch, E shared embedding, N patches, L tokens, C chunks, V vocabulary, P patch size.
+
+Source: ALBEF (arXiv:2107.07651) for the two encoders and the matching head, RaSa (arXiv:2305.13653) for PRD and MRTD,
+MARS (arXiv:2407.04287) for the attribute chunks and the caption-aware decoder.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.image_features import ImageEncoder, ImageFeatures
+from models.mae_decoder import MAEDecoder
+from models.sampling import Negatives, draw_negatives
+from models.text_encoder import TextEncoder, TextFeatures
+
+TEMPERATURE_RANGE = (0.001, 0.5)
+
+
+class TrainInputs(NamedTuple):
+    """One batch as the online model sees it, random draws included."""
+
+    image: Tensor  # (B, 3, H, W), normalised
+    kept_patches: Tensor | None  # (B, K), for mae
+    person_id: Tensor  # (B,)
+    input_ids: Tensor  # (B, L) the weak-positive caption
+    attention_mask: Tensor  # (B, L)
+    attribute_ids: Tensor  # (B, L), 0 = none, k = k-th chunk
+    momentum_image: Tensor  # (B, E) embeddings of the momentum encoders, which negatives are drawn by
+    momentum_text: Tensor  # (B, E)
+    own_attention_mask: Tensor  # (B, L) of the own caption, for mlm and mrtd
+    mlm_ids: Tensor | None  # (B, L) masked own caption
+    mlm_places: Tensor | None  # (M, 2) row and column of the masked places
+    mrtd_ids: Tensor | None  # (B, L) own caption rewritten by the momentum encoder
+
+
+class TrainOutput(NamedTuple):
+    """What the losses need; None where a task is off."""
+
+    image_embedding: Tensor  # (B, E)
+    text_embedding: Tensor  # (B, E)
+    match_logits: Tensor | None  # (3B, 2): positives, texts with a negative image, negative texts with their image
+    negatives: Negatives
+    chunk_logits: Tensor | None  # (3B, C, 2), the matching head on each attribute chunk
+    chunk_present: Tensor | None  # (3B, C) bool
+    replaced_logits: Tensor | None  # (B, 2)
+    mlm_logits: Tensor | None  # (M, V)
+    mrtd_logits: Tensor | None  # (B, L, 2)
+    reconstruction: Tensor | None  # (B, N, P*P*3)
+
+
+class PersonSearchModel(nn.Module):
+    """Image encoder, text and cross-modal encoder, projections, heads and (for mae) the decoder.
+
+    Args:
+        pixel_mean, pixel_std: of the image encoder's normalisation, for RGB in [0, 1].
+        tasks: loss keys that are trained; parts that only other tasks need are left out.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        image_encoder: ImageEncoder,
+        text_encoder: TextEncoder,
+        decoder: MAEDecoder | None,
+        *,
+        embed_dim: int,
+        temperature: float,
+        pixel_mean: tuple[float, float, float],
+        pixel_std: tuple[float, float, float],
+        tasks: frozenset[str],
+    ) -> None:
+        super().__init__()
+        self.tasks = tasks
+        for name, value in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
+        self.image_encoder = image_encoder
+        self.text_encoder = text_encoder
+        self.vision_proj = nn.Linear(image_encoder.width, embed_dim)
+        self.text_proj = nn.Linear(text_encoder.width, embed_dim)
+        self.itm_head = nn.Linear(text_encoder.width, 2)
+        self.prd_head = nn.Linear(text_encoder.width, 2) if "prd" in tasks else None
+        self.mrtd_head = nn.Linear(text_encoder.width, 2) if "mrtd" in tasks else None
+        self.decoder = decoder if "mae" in tasks else None
+        self.temperature = nn.Parameter(torch.tensor(temperature))
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """uint8 RGB images (B, 3, H, W) -> float, as the image encoder wants them."""
+        return (image.float() / 255 - self.pixel_mean) / self.pixel_std
+
+    def encode_image(self, image: Tensor) -> tuple[ImageFeatures, Tensor]:
+        """Normalised images (B, 3, H, W) -> features and embedding (B, E), L2-normalised."""
+        features = self.image_encoder(image)
+        return features, F.normalize(self.vision_proj(features.pooled), dim=-1)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[TextFeatures, Tensor]:
+        """Tokens (B, L) -> text-mode features and embedding (B, E), L2-normalised."""
+        features = self.text_encoder(input_ids, attention_mask)
+        return features, F.normalize(self.text_proj(features.pooled), dim=-1)
+
+    def match(
+        self, input_ids: Tensor, attention_mask: Tensor, image_tokens: Tensor, image_index: Tensor | None = None
+    ) -> Tensor:
+        """Matching score of R text-image pairs: (R,), the matching head's logit of "same person".
+
+        Arguments as of `TextEncoder.cross_modal`.
+        """
+        hidden = self.text_encoder.cross_modal(input_ids, attention_mask, image_tokens, image_index)
+        return self.itm_head(hidden[:, 0])[:, 1]
+
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        """Keep the learned temperature within its range; call after each optimiser step."""
+        self.temperature.clamp_(*TEMPERATURE_RANGE)
+
+    def forward(self, inputs: TrainInputs) -> TrainOutput:
+        """One training pass: every output that a task in `tasks` needs."""
+        image_features, image_embedding = self.encode_image(inputs.image)
+        text_features, text_embedding = self.encode_text(inputs.input_ids, inputs.attention_mask)
+        with torch.no_grad():
+            negatives = draw_negatives(
+                image_embedding.float() @ inputs.momentum_text.float().T / self.temperature,
+                text_embedding.float() @ inputs.momentum_image.float().T / self.temperature,
+                inputs.person_id,
+            )
+        pair_hidden, mlm_hidden, mrtd_hidden = self._cross_modal_passes(inputs, image_features.tokens, negatives)
+        chunk_logits, chunk_present = self._chunk_outputs(pair_hidden, inputs.attribute_ids, negatives)
+        class_hidden = pair_hidden[:, 0] if pair_hidden is not None else None
+        return TrainOutput(
+            image_embedding=image_embedding,
+            text_embedding=text_embedding,
+            match_logits=self.itm_head(class_hidden) if class_hidden is not None and "itm" in self.tasks else None,
+            negatives=negatives,
+            chunk_logits=chunk_logits,
+            chunk_present=chunk_present,
+            replaced_logits=None
+            if self.prd_head is None or class_hidden is None
+            else self.prd_head(class_hidden[: len(image_embedding)]),
+            mlm_logits=None
+            if mlm_hidden is None or inputs.mlm_places is None
+            else self.text_encoder.mlm_logits(mlm_hidden[tuple(inputs.mlm_places.T)]),
+            mrtd_logits=None if self.mrtd_head is None else self.mrtd_head(mrtd_hidden),
+            reconstruction=self._reconstruct(inputs, text_features),
+        )
+
+    def _cross_modal_passes(
+        self, inputs: TrainInputs, image_tokens: Tensor, negatives: Negatives
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Hidden states of the 3B pairs, of the masked and of the rewritten captions, from one batched pass."""
+        batch = len(image_tokens)
+        own = torch.arange(batch, device=image_tokens.device)
+        ids, masks, images = [], [], []
+        with_pairs = bool(self.tasks & {"itm", "prd", "attribute"})
+        if with_pairs:
+            ids += [inputs.input_ids, inputs.input_ids, inputs.input_ids[negatives.text_index]]
+            masks += [inputs.attention_mask, inputs.attention_mask, inputs.attention_mask[negatives.text_index]]
+            images += [own, negatives.image_index, own]
+        for rewritten in (inputs.mlm_ids, inputs.mrtd_ids):
+            if rewritten is not None:
+                ids.append(rewritten)
+                masks.append(inputs.own_attention_mask)
+                images.append(own)
+        if not ids:
+            return None, None, None
+        hidden = self.text_encoder.cross_modal(_stack(ids), _stack(masks), image_tokens, torch.cat(images))
+        parts = list(hidden.split(batch))
+        pairs = torch.cat([parts.pop(0) for _ in range(3)]) if with_pairs else None
+        own_length = inputs.own_attention_mask.shape[1]
+        mlm, mrtd = (
+            parts.pop(0)[:, :own_length] if rewritten is not None else None
+            for rewritten in (inputs.mlm_ids, inputs.mrtd_ids)
+        )
+        return pairs, mlm, mrtd
+
+    def _chunk_outputs(
+        self, pair_hidden: Tensor | None, attribute_ids: Tensor, negatives: Negatives
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The matching head on the mean over each chunk's tokens: logits (3B, C, 2), present (3B, C)."""
+        if "attribute" not in self.tasks or pair_hidden is None:
+            return None, None
+        ids = torch.cat([attribute_ids, attribute_ids, attribute_ids[negatives.text_index]])  # (3B, L)
+        max_chunks = max(1, ids.shape[1] // 2)  # a chunk has an adjective and a noun at least; a bound without a sync
+        chunk = torch.arange(1, max_chunks + 1, device=ids.device)
+        member = (ids[:, None] == chunk[:, None]).to(pair_hidden.dtype)  # (3B, C, L)
+        count = member.sum(dim=-1, keepdim=True)
+        mean = member @ pair_hidden[:, : ids.shape[1]] / count.clamp(min=1)
+        return self.itm_head(mean), count[..., 0] > 0
+
+    def _reconstruct(self, inputs: TrainInputs, text_features: TextFeatures) -> Tensor | None:
+        if self.decoder is None or inputs.kept_patches is None:
+            return None
+        kept_features = self.image_encoder.encode_masked(inputs.image, inputs.kept_patches)
+        return self.decoder(kept_features, inputs.kept_patches, text_features.tokens, inputs.attention_mask)
+
+
+def _stack(tokens: list[Tensor]) -> Tensor:
+    """Concatenate (B, L_i) along the rows, padded with 0 to the longest."""
+    length = max(part.shape[1] for part in tokens)
+    return torch.cat([F.pad(part, (0, length - part.shape[1])) for part in tokens])

@@ -1,0 +1,139 @@
+"""The one function that models call, its checks, and the choice among the backends.
+
+A backend is a callable with the arguments of `selective_scan_reference` (B and C with the same number of groups) and a
+function that says whether it can take given tensors. Adding one means adding a row to `BACKENDS`.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.selective_scan import cpu
+from models.selective_scan.reference import selective_scan_reference
+
+logger = logging.getLogger(__name__)
+
+
+class Backend(NamedTuple):
+    scan: Callable[..., Tensor]
+    # None where the backend can work on tensors of this device type, dtype and state size, else the reason why not (one line).
+    obstacle: Callable[[str, torch.dtype, int], str | None]
+
+
+# In the order in which "auto" tries them; the last one always works.
+BACKENDS = {
+    "cpu": Backend(cpu.selective_scan_cpu, cpu.obstacle),
+    "reference": Backend(selective_scan_reference, lambda device_type, dtype, state: None),
+}
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    reverse: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """Selective state-space scan, differentiable in all tensors; reference.py holds the formulas.
+
+    Args:
+        u, delta, z: (batch, dim, length), any strides. Channel-last memory, i.e. `x.transpose(1, 2)` of a contiguous
+            (batch, length, dim), is the fastest on a CPU; the result and the gradients have u's memory order.
+        A: (dim, state).
+        B, C: (batch, state, length), or (batch, groups, state, length) with channel d using group d // (dim / groups),
+            or constant over time: (dim, state).
+        D, delta_bias: (dim,).
+        delta_softplus: softplus(delta + delta_bias) instead of delta + delta_bias.
+        reverse: scan from the last position to the first.
+        backend: a name in BACKENDS or "auto".
+    Returns: (batch, dim, length) in u's dtype; the state is kept in float32 (float64 where u is float64).
+    Raises: ValueError on wrong shapes, an unknown backend or one that cannot work on these tensors.
+    """
+    _check_shapes(u, delta, A, B, C, D, z, delta_bias)
+    name = choose_backend(backend, u.device.type, u.dtype, A.shape[1])
+    B, C = _with_equal_groups(_with_groups(B, u), _with_groups(C, u), u.shape[1])
+    return BACKENDS[name].scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+
+
+@torch.compiler.assume_constant_result
+def choose_backend(name: str, device_type: str, dtype: torch.dtype, state: int) -> str:
+    """The backend that `name` stands for for tensors of this kind. "auto" logs its choice once."""
+    if name == "auto":
+        return _first_available(device_type, dtype, state)
+    if name not in BACKENDS:
+        raise ValueError(f"selective_scan has no backend {name!r}; choose one of auto, {', '.join(BACKENDS)}")
+    reason = BACKENDS[name].obstacle(device_type, dtype, state)
+    if reason is not None:
+        raise ValueError(f"selective_scan backend {name!r} cannot be used: {reason}")
+    return name
+
+
+_CHOSEN: dict[tuple[str, torch.dtype, int], str] = {}  # what "auto" found, so that it is looked up and logged only once
+
+
+def _first_available(device_type: str, dtype: torch.dtype, state: int) -> str:
+    if (device_type, dtype, state) not in _CHOSEN:
+        obstacles = {name: backend.obstacle(device_type, dtype, state) for name, backend in BACKENDS.items()}
+        chosen = next(name for name, reason in obstacles.items() if reason is None)
+        why = "; ".join(f"not {name}: {reason}" for name, reason in obstacles.items() if reason is not None)
+        logger.info("selective scan on %s, %s: backend %s%s", device_type, dtype, chosen, f" ({why})" if why else "")
+        _CHOSEN[device_type, dtype, state] = chosen
+    return _CHOSEN[device_type, dtype, state]
+
+
+def _check_shapes(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+) -> None:
+    if u.ndim != 3 or u.shape[2] == 0:
+        raise ValueError(f"selective_scan: u must be (batch, dim, length > 0), got {tuple(u.shape)}")
+    batch, dim, length = u.shape
+    for name, tensor in {"delta": delta, "z": z}.items():
+        if tensor is not None and tensor.shape != u.shape:
+            raise ValueError(
+                f"selective_scan: {name} must be shaped like u {tuple(u.shape)}, got {tuple(tensor.shape)}"
+            )
+    if A.ndim != 2 or A.shape[0] != dim or A.shape[1] == 0:
+        raise ValueError(f"selective_scan: A must be (dim = {dim}, state > 0), got {tuple(A.shape)}")
+    for name, tensor in {"D": D, "delta_bias": delta_bias}.items():
+        if tensor is not None and tensor.shape != (dim,):
+            raise ValueError(f"selective_scan: {name} must be (dim = {dim},), got {tuple(tensor.shape)}")
+    state = A.shape[1]
+    for name, tensor in {"B": B, "C": C}.items():
+        shape = tuple(tensor.shape)
+        grouped = len(shape) == 4 and shape[1] > 0 and dim % shape[1] == 0 and shape == (batch, shape[1], state, length)
+        if not grouped and shape not in ((batch, state, length), (dim, state)):
+            raise ValueError(
+                f"selective_scan: {name} must be (batch, state, length) = {(batch, state, length)}, the same with groups "
+                f"that divide dim = {dim} as second axis, or (dim, state) = {(dim, state)}, got {shape}"
+            )
+
+
+def _with_groups(x: Tensor, u: Tensor) -> Tensor:
+    """B or C in any of its shapes -> a view (batch, groups, state, length)."""
+    batch, dim, length = u.shape
+    if x.ndim == 2:
+        return x[None, :, :, None].expand(batch, dim, x.shape[1], length)
+    return x if x.ndim == 4 else x.unsqueeze(1)
+
+
+def _with_equal_groups(B: Tensor, C: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """B and C with the same number of groups: one per channel where they differ."""
+    if B.shape[1] == C.shape[1]:
+        return B, C
+    return B.repeat_interleave(dim // B.shape[1], dim=1), C.repeat_interleave(dim // C.shape[1], dim=1)

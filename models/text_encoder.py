@@ -1,0 +1,87 @@
+"""BERT as text encoder and as cross-modal encoder. R rows, L tokens, D width, I images, K image tokens, V vocabulary.
+
+One network, two ways through it: text mode runs the layers below `fusion_layer` on the text alone; cross-modal mode
+runs all of them, attending to image tokens in every layer that has cross-attention. Source: ALBEF (arXiv:2107.07651, section
+3.1) with `full_cross_attention` off, MARS (arXiv:2407.04287, section 3.2) with it on.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.bert_layers import BertSizes, Embeddings, Layer, MaskedLanguageHead
+
+INIT_STD = 0.02
+
+
+class TextFeatures(NamedTuple):
+    pooled: Tensor  # (R, D), the [CLS] token
+    tokens: Tensor  # (R, L, D), [CLS] included
+
+
+class TextEncoder(nn.Module):
+    """Text and cross-modal encoder with the masked-language head.
+
+    Args:
+        image_width: width of the image tokens that cross-attention sees.
+        fusion_layer: layers below it make up text mode; 1 <= fusion_layer <= sizes.num_hidden_layers.
+        full_cross_attention: True gives every layer cross-attention, False only those from fusion_layer on.
+    """
+
+    def __init__(
+        self, sizes: BertSizes, *, image_width: int, fusion_layer: int, full_cross_attention: bool = True
+    ) -> None:
+        super().__init__()
+        if not 1 <= fusion_layer <= sizes.num_hidden_layers:
+            raise ValueError(f"fusion_layer {fusion_layer} is not within 1..{sizes.num_hidden_layers} (layers of BERT)")
+        self.sizes, self.fusion_layer = sizes, fusion_layer
+        self.width = sizes.hidden_size
+        first_cross = 0 if full_cross_attention else fusion_layer
+        layers = (Layer(sizes, image_width if n >= first_cross else None) for n in range(sizes.num_hidden_layers))
+        self.bert = nn.Module()
+        self.bert.embeddings = Embeddings(sizes)
+        self.bert.encoder = nn.Module()
+        self.bert.encoder.layer = nn.ModuleList(layers)
+        self.cls = nn.Module()
+        self.cls.predictions = MaskedLanguageHead(sizes, self.bert.embeddings.word_embeddings.weight)
+        self.apply(_init_weights)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> TextFeatures:
+        """Text mode: input_ids and attention_mask (R, L), 1 = token, 0 = padding."""
+        hidden = self.bert.embeddings(input_ids)
+        mask = attention_mask[:, None, None].bool()
+        for layer in self.bert.encoder.layer[: self.fusion_layer]:
+            hidden = layer(hidden, mask)
+        return TextFeatures(hidden[:, 0], hidden)
+
+    def cross_modal(
+        self, input_ids: Tensor, attention_mask: Tensor, image_tokens: Tensor, image_index: Tensor | None = None
+    ) -> Tensor:
+        """Cross-modal mode: (R, L, D).
+
+        Args:
+            input_ids, attention_mask: (R, L).
+            image_tokens: (I, K, image_width), class token first.
+            image_index: (R,) the image of each row; None where row r goes with image r.
+        """
+        hidden = self.bert.embeddings(input_ids)
+        mask = attention_mask[:, None, None].bool()
+        for layer in self.bert.encoder.layer:
+            hidden = layer(hidden, mask, image_tokens, image_index)
+        return hidden
+
+    def mlm_logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., D) of the cross-modal encoder -> logits (..., V)."""
+        return self.cls.predictions(hidden)
+
+
+def _init_weights(module: nn.Module) -> None:
+    """As BERT: normal with standard deviation 0.02, biases 0, the padding row 0."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=INIT_STD)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        with torch.no_grad():
+            module.weight[module.padding_idx].zero_()

@@ -1,0 +1,139 @@
+"""Vision Mamba (Vim) image encoder. B batch, H W pixels, M patches, D width.
+
+The class token sits in the middle of the sequence, at M // 2, and row i of the position embedding belongs to position i
+of the sequence, class token included. Source: arXiv:2401.09417; parameter names of its published checkpoints.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from models.image_features import ImageFeatures, check_image_size, gather_patches
+from models.mamba_mixer import BidirectionalMambaMixer
+from models.positions import resize_positions
+
+NORM_EPS = 1e-5
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into square patches and project each: (B, 3, H, W) -> (B, M, D), raster order."""
+
+    def __init__(self, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.proj(image).flatten(2).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """Norm and mixer; the residual stream stays outside, in fp32."""
+
+    def __init__(self, mixer: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.norm = norm
+
+    def forward(self, residual: Tensor) -> Tensor:
+        """The branch to be added to residual (B, L, D)."""
+        return self.mixer(self.norm(residual))
+
+
+class VisionMamba(nn.Module):
+    """Encode an image with `depth` bidirectional Mamba blocks. See `ImageEncoder` for what it offers.
+
+    Args:
+        image_size: (height, width) in px, multiples of patch_size; need not be square.
+        drop_path: probability of dropping the last layer's branch, rising linearly from 0 at the first.
+        norm_layer: of the blocks and of the end, called with the width.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: tuple[int, int],
+        patch_size: int = 16,
+        width: int = 768,
+        depth: int = 24,
+        d_state: int = 16,
+        divide_out: bool = True,
+        drop_path: float = 0.0,
+        scan_backend: str = "auto",
+        norm_layer: Callable[[int], nn.Module] = lambda width: nn.RMSNorm(width, eps=NORM_EPS),
+    ) -> None:
+        super().__init__()
+        if image_size[0] % patch_size or image_size[1] % patch_size:
+            raise ValueError(f"image size {image_size} is not a multiple of the patch size {patch_size}")
+        self.image_size, self.patch_size, self.width = image_size, patch_size, width
+        self.grid = (image_size[0] // patch_size, image_size[1] // patch_size)
+        self.num_patches = self.grid[0] * self.grid[1]
+        self.patch_embed = PatchEmbed(patch_size, width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.num_patches + 1, width))
+        self.layers = nn.ModuleList(
+            Block(
+                BidirectionalMambaMixer(width, d_state=d_state, divide_out=divide_out, scan_backend=scan_backend),
+                norm_layer(width),
+            )
+            for _ in range(depth)
+        )
+        # Vim attaches the drop to the next layer's input, which drops this same branch.
+        self.drop_paths = nn.ModuleList(DropPath(float(rate)) for rate in torch.linspace(0, drop_path, depth))
+        self.norm_f = norm_layer(width)
+        self._init_weights()
+
+    def forward(self, image: Tensor) -> ImageFeatures:
+        """Encode normalised images (B, 3, H, W). Raises ValueError if H, W is not image_size."""
+        check_image_size(image, self.image_size)
+        patches, class_token = self._embed(image)
+        return self._encode(patches, class_token)
+
+    def encode_masked(self, image: Tensor, kept: Tensor) -> ImageFeatures:
+        """Encode only the kept patches: kept (B, K), indices in raster order, as the scan depends on the order.
+
+        The class token goes to the middle of what is kept, with the position row it always has.
+        """
+        check_image_size(image, self.image_size)
+        patches, class_token = self._embed(image)
+        return self._encode(gather_patches(patches, kept), class_token)
+
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """All blocks and the last norm on a sequence (B, L, D) -> (B, L, D)."""
+        # fp64 only in tests; everywhere else the residual is fp32, whatever autocast makes of the branches
+        residual = tokens if tokens.dtype == torch.float64 else tokens.float()
+        for layer, drop_path in zip(self.layers, self.drop_paths, strict=True):
+            residual = residual + drop_path(layer(residual))
+        return self.norm_f(residual)
+
+    def resize_pos_embed(self, rows: Tensor) -> Tensor:
+        """Fit the position embedding of a checkpoint (1, any, D) to this encoder's image size."""
+        return resize_positions(rows, self.grid, class_row_in_middle=True)
+
+    def _embed(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches (B, M, D) and class token (B, 1, D), both with their position rows."""
+        patches = self.patch_embed(image)
+        middle = self.num_patches // 2
+        before, own, after = self.pos_embed.split([middle, 1, self.num_patches - middle], dim=1)
+        class_token = (self.cls_token + own).expand(len(image), -1, -1)
+        return patches + torch.cat([before, after], dim=1), class_token
+
+    def _encode(self, patches: Tensor, class_token: Tensor) -> ImageFeatures:
+        middle = patches.shape[1] // 2
+        tokens = torch.cat([patches[:, :middle], class_token.to(patches.dtype), patches[:, middle:]], dim=1)
+        tokens = self.encode_tokens(tokens)
+        return ImageFeatures(tokens[:, middle], torch.cat([tokens[:, :middle], tokens[:, middle + 1 :]], dim=1))
+
+    def _init_weights(self) -> None:
+        """As Vim: truncated normals for the embeddings, residual branches scaled down with the depth."""
+        for embedding in (self.cls_token, self.pos_embed):
+            nn.init.trunc_normal_(embedding, std=0.02)
+        fan_in = self.patch_embed.proj.weight[0].numel()
+        nn.init.trunc_normal_(self.patch_embed.proj.weight, std=fan_in**-0.5)
+        nn.init.zeros_(self.patch_embed.proj.bias)
+        for layer in self.layers:
+            nn.init.kaiming_uniform_(layer.mixer.out_proj.weight, a=math.sqrt(5))
+            with torch.no_grad():
+                layer.mixer.out_proj.weight /= math.sqrt(len(self.layers))

@@ -1,0 +1,59 @@
+"""Batches of samples."""
+
+import torch
+
+from dataset.batches import CaptionBatch, ImageBatch, Tokens, TrainBatch, collate, to_device
+
+
+def tokens(*ids, attributes=None):
+    input_ids = torch.tensor(ids)
+    return Tokens(input_ids, torch.ones_like(input_ids), torch.tensor(attributes or [0] * len(ids)))
+
+
+def train_sample(number, text_1, text_2):
+    image = torch.full((3, 4, 2), number, dtype=torch.uint8)
+    return TrainBatch(image, image + 1, text_1, text_2, torch.tensor(number), torch.tensor(number % 2))
+
+
+def test_texts_are_padded_to_the_longest_of_their_own_field():
+    batch = collate(
+        [
+            train_sample(1, tokens(101, 7, attributes=[0, 1]), tokens(101)),
+            train_sample(2, tokens(101, 8, 9), tokens(101, 5, attributes=[0, 2])),
+        ]
+    )
+    assert batch.text_1.input_ids.tolist() == [[101, 7, 0], [101, 8, 9]]
+    assert batch.text_1.attention_mask.tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert batch.text_1.attribute_ids.tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert batch.text_2.input_ids.tolist() == [[101, 0], [101, 5]]
+    assert batch.text_2.attribute_ids.tolist() == [[0, 0], [0, 2]]
+
+
+def test_shapes_and_types_of_a_training_batch():
+    batch = collate([train_sample(number, tokens(101), tokens(101, 3)) for number in range(3)])
+    assert isinstance(batch, TrainBatch)
+    assert isinstance(batch.text_2, Tokens)
+    assert batch.image_1.shape == batch.image_2.shape == (3, 3, 4, 2)
+    assert batch.image_1.dtype == torch.uint8
+    assert batch.image_2[:, 0, 0, 0].tolist() == [1, 2, 3]
+    assert batch.person_id.tolist() == [0, 1, 2]
+    assert batch.replaced.tolist() == [0, 1, 0]
+    assert {batch.person_id.dtype, batch.replaced.dtype, batch.text_1.input_ids.dtype} == {torch.int64}
+
+
+def test_evaluation_batches():
+    images = collate([ImageBatch(torch.zeros(3, 2, 2, dtype=torch.uint8), torch.tensor(9))] * 2)
+    assert isinstance(images, ImageBatch)
+    assert images.image.shape == (2, 3, 2, 2)
+    captions = collate([CaptionBatch(tokens(101, 4), torch.tensor(9)), CaptionBatch(tokens(101), torch.tensor(3))])
+    assert captions.text.attention_mask.tolist() == [[1, 1], [1, 0]]
+    assert captions.person_id.tolist() == [9, 3]
+
+
+def test_to_device_reaches_every_tensor():
+    batch = collate([train_sample(1, tokens(101), tokens(101))])
+    moved = to_device(batch, "meta")
+    assert isinstance(moved, TrainBatch)
+    assert isinstance(moved.text_2, Tokens)
+    assert {tensor.device.type for tensor in (*moved[:2], *moved.text_1, *moved.text_2, *moved[4:])} == {"meta"}
+    assert moved.image_1.shape == batch.image_1.shape

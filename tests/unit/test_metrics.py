@@ -1,0 +1,117 @@
+"""Ranking and measures: values known by hand, a slow plain loop, ties, blocks, what is refused."""
+
+import pytest
+import torch
+
+import utils.metrics
+from utils.metrics import chance_level, rank_gallery, retrieval_metrics
+
+INF = float("inf")
+
+
+def test_similarity_order_breaks_ties_by_gallery_order():
+    assert rank_gallery(torch.tensor([[0.5, 0.9, 0.5, 0.9]])).tolist() == [[1, 3, 0, 2]]
+
+
+def test_reranked_come_first_and_the_tail_follows_similarity():
+    similarity = torch.tensor([[0.9, 0.8, 0.7, 0.1, 0.2]])
+    scores = torch.tensor([[-3.0, 2.0, -3.0, -INF, -INF]])
+    assert rank_gallery(similarity, scores).tolist() == [[1, 0, 2, 4, 3]]
+    assert rank_gallery(similarity, scores, tail="constant").tolist() == [[1, 0, 2, 3, 4]]
+
+
+def test_ties_of_matching_scores_are_broken_by_gallery_order_too():
+    similarity = torch.tensor([[0.1, 0.9, 0.5]])
+    assert rank_gallery(similarity, torch.tensor([[1.0, 1.0, -INF]])).tolist() == [[0, 1, 2]]
+
+
+def test_order_is_that_of_a_plain_sort():
+    generator = torch.Generator().manual_seed(0)
+    similarity = torch.randint(-3, 4, (20, 15), generator=generator) / 4
+    scores = torch.randint(-3, 4, (20, 15), generator=generator).float()
+    scores[torch.rand(20, 15, generator=generator) < 0.5] = -INF
+
+    def key(row: int, image: int) -> tuple[bool, float, int]:
+        reranked = bool(scores[row, image] > -INF)
+        return not reranked, -float(scores[row, image] if reranked else similarity[row, image]), image
+
+    expected = [sorted(range(15), key=lambda image, row=row: key(row, image)) for row in range(20)]
+    assert rank_gallery(similarity, scores).tolist() == expected
+
+
+def test_measures_by_hand():
+    """Query 0: right at ranks 1 and 3. Query 1: right at rank 6. Query 2: no right image."""
+    gallery = torch.tensor([1, 9, 1, 9, 9, 2])
+    order = torch.arange(6).expand(3, 6)
+    metrics = retrieval_metrics(order, torch.tensor([1, 2, 3]), gallery)
+    mean_ap, mean_inp = 100 * ((1 + 2 / 3) / 2 + 1 / 6) / 2, 100 * (2 / 3 + 1 / 6) / 2
+    assert metrics[:5] == pytest.approx((50, 50, 100, mean_ap, mean_inp))
+    assert metrics.num_queries == 3
+    assert metrics.num_without_match == 1
+
+
+def test_order_is_read_as_gallery_rows():
+    metrics = retrieval_metrics(torch.tensor([[2, 0, 1]]), torch.tensor([7]), torch.tensor([5, 6, 7]))
+    assert metrics[:5] == (100, 100, 100, 100, 100)
+
+
+def test_measures_are_those_of_a_plain_loop():
+    generator = torch.Generator().manual_seed(0)
+    gallery = torch.randint(0, 6, (40,), generator=generator)
+    queries = torch.randint(0, 6, (30,), generator=generator)
+    order = torch.rand(30, 40, generator=generator).argsort(dim=1)
+    precisions, penalties, hits = [], [], []
+    for query, ranking in zip(queries.tolist(), order.tolist(), strict=True):
+        ranks = [rank for rank, image in enumerate(ranking, 1) if gallery[image] == query]
+        precisions.append(sum((i + 1) / rank for i, rank in enumerate(ranks)) / len(ranks))
+        penalties.append(len(ranks) / ranks[-1])
+        hits.append([ranks[0] <= k for k in (1, 5, 10)])
+    expected = [*(100 * torch.tensor(hits).double().mean(dim=0)).tolist()]
+    expected += [100 * sum(precisions) / 30, 100 * sum(penalties) / 30]
+    assert retrieval_metrics(order, queries, gallery)[:5] == pytest.approx(expected, rel=1e-12)
+
+
+def test_blocks_change_nothing(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    similarity = torch.rand(10, 7, generator=generator)
+    scores = torch.rand(10, 7, generator=generator).masked_fill(similarity < 0.5, -INF)
+    queries, gallery = torch.arange(10) % 4, torch.arange(7) % 3
+
+    def measure() -> tuple[torch.Tensor, tuple]:
+        order = rank_gallery(similarity, scores)
+        return order, retrieval_metrics(order, queries, gallery)
+
+    order, metrics = measure()
+    monkeypatch.setattr(utils.metrics, "BLOCK_ENTRIES", 21)  # three queries at a time
+    order_in_blocks, metrics_in_blocks = measure()
+    torch.testing.assert_close(order_in_blocks, order, rtol=0, atol=0)
+    assert metrics_in_blocks == pytest.approx(metrics)
+
+
+def test_chance_level_of_rank_1_is_the_share_of_right_images():
+    """8 people with 3, 2, 3, 2, ... of 20 images: 12.5 % on average; the error of 4000 draws is half a point."""
+    gallery = torch.tensor([0, 0, 0, 1, 1] * 4) + 2 * torch.arange(4).repeat_interleave(5)
+    chance = chance_level(torch.arange(8).repeat(25), gallery)
+    assert chance.R1 == pytest.approx(12.5, abs=2)
+    assert chance.R1 < chance.R5 < chance.R10 < 100
+    assert chance.num_queries == 200
+    assert chance == chance_level(torch.arange(8).repeat(25), gallery)
+
+
+def test_refusals():
+    similarity = torch.rand(2, 3)
+    with pytest.raises(ValueError, match="tail must be"):
+        rank_gallery(similarity, tail="random")
+    with pytest.raises(ValueError, match=r"scores \(2, 4\)"):
+        rank_gallery(similarity, torch.rand(2, 4))
+    with pytest.raises(ValueError, match="NaN"):
+        rank_gallery(similarity, torch.full((2, 3), torch.nan))
+    with pytest.raises(ValueError, match="NaN"):
+        rank_gallery(torch.full((2, 3), torch.nan))
+    order, people = rank_gallery(similarity), torch.tensor([1, 2, 3])
+    with pytest.raises(ValueError, match="does not fit 3 queries and 3 images"):
+        retrieval_metrics(order, people, people)
+    with pytest.raises(ValueError, match="no query has an image"):
+        retrieval_metrics(order, torch.tensor([8, 9]), people)
+    with pytest.raises(ValueError, match="no query has an image"):
+        chance_level(torch.tensor([8, 9]), people)

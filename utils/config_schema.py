@@ -1,0 +1,256 @@
+"""Types, units and checks of every configuration key; the default values live in configs/base.yaml alone.
+
+One frozen class per section, attribute names = YAML keys, unknown keys forbidden. What each key means is written beside
+it in base.yaml. Sizes are in the unit that base.yaml states; null (None) means "as the named model has it".
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
+
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NaturalInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonZeroFraction = Annotated[float, Field(gt=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+NonEmptyStr = Annotated[str, Field(min_length=1)]
+
+
+class ImpossibleValueError(ValueError):
+    """Values that cannot go together. keys: the keys involved, dotted, relative to the section that raises."""
+
+    def __init__(self, message: str, *keys: str) -> None:
+        super().__init__(message)
+        self.keys = keys
+
+
+def _as_height_width(value: Any) -> Any:
+    """One number stands for a square; what a list holds is left to the type check."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    if not isinstance(value, list | tuple):
+        raise PydanticCustomError("image_size", "one number or [height, width]")
+    return tuple(value)
+
+
+def _check_divisible(width: int | None, heads: int | None, width_key: str, heads_key: str) -> None:
+    if width is not None and heads is not None and width % heads:
+        raise ImpossibleValueError(f"{width_key} {width} is not divisible by {heads_key} {heads}", width_key, heads_key)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DatasetConfig:
+    name: Literal["CUHK-PEDES", "ICFG-PEDES", "RSTPReid"]
+    root: NonEmptyStr
+    image_size: Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_as_height_width)]  # (height, width), px
+    max_words: PositiveInt
+    weak_positive_probability: Fraction
+    workers: NaturalInt
+    cache: bool
+    on_bad_image: Literal["error", "skip"]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ImageEncoderConfig:
+    """A name, or name null with type and sizes; sizes beside a name override the name's."""
+
+    name: Literal["vim_tiny", "vim_small", "vim_base", "vit_base_patch16"] | None
+    type: Literal["vim", "vit"] | None
+    embed_dim: PositiveInt | None
+    depth: PositiveInt | None
+    patch_size: PositiveInt
+    d_state: PositiveInt
+    divide_out: bool
+    num_heads: PositiveInt | None
+    drop_path: BelowOne
+    normalization: Literal["imagenet", "clip"]
+    scan_backend: Literal["auto", "reference", "cpu"]
+
+    @property
+    def kind(self) -> str:
+        """ "vim" or "vit", whether it was given by the name or by the type."""
+        return self.type or str(self.name).partition("_")[0]
+
+    def __post_init__(self) -> None:
+        if self.name is None:
+            needed = ("type", "embed_dim", "depth", *(("num_heads",) if self.type == "vit" else ()))
+            missing = [key for key in needed if getattr(self, key) is None]
+            if missing:
+                raise ImpossibleValueError(f"name is null, so {', '.join(missing)} must be given", "name", missing[0])
+        elif not self.name.startswith(self.kind):
+            raise ImpossibleValueError(f"name {self.name} is not of type {self.type}; set one to null", "name", "type")
+        if self.kind == "vim" and self.num_heads is not None:
+            raise ImpossibleValueError("num_heads belongs to vit; a vim has no attention, set it to null", "num_heads")
+        _check_divisible(self.embed_dim, self.num_heads, "embed_dim", "num_heads")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TextEncoderConfig:
+    name: NonEmptyStr
+    fusion_layer: PositiveInt
+    full_cross_attention: bool
+    hidden_size: PositiveInt | None
+    num_hidden_layers: PositiveInt | None
+    num_attention_heads: PositiveInt | None
+    intermediate_size: PositiveInt | None
+    max_position_embeddings: PositiveInt | None
+    hidden_dropout_prob: BelowOne | None
+    attention_probs_dropout_prob: BelowOne | None
+
+    def __post_init__(self) -> None:
+        _check_divisible(self.hidden_size, self.num_attention_heads, "hidden_size", "num_attention_heads")
+        if self.num_hidden_layers is None:
+            return
+        keys = ("fusion_layer", "num_hidden_layers")
+        if self.fusion_layer > self.num_hidden_layers:
+            message = f"fusion_layer {self.fusion_layer} is more than num_hidden_layers {self.num_hidden_layers}"
+            raise ImpossibleValueError(message, *keys)
+        if self.fusion_layer == self.num_hidden_layers and not self.full_cross_attention:
+            message = "no layer is left for cross-attention; set full_cross_attention: true or lower fusion_layer"
+            raise ImpossibleValueError(message, *keys, "full_cross_attention")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DecoderConfig:
+    depth: PositiveInt
+    num_heads: PositiveInt
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ModelConfig:
+    image_encoder: ImageEncoderConfig
+    text_encoder: TextEncoderConfig
+    embed_dim: PositiveInt
+    queue_size: PositiveInt
+    momentum: BelowOne
+    temperature: Annotated[float, Field(ge=0.001, le=0.5)]  # the range that training keeps it in
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)]
+    decoder: DecoderConfig
+
+    def __post_init__(self) -> None:
+        width, heads = self.image_encoder.embed_dim, self.decoder.num_heads
+        _check_divisible(width, heads, "image_encoder.embed_dim", "decoder.num_heads")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class LossWeights:
+    """Factors of the summed losses (dimensionless, >= 0); 0 skips the loss and its forward pass."""
+
+    itc: NonNegativeFloat
+    itm: NonNegativeFloat
+    mlm: NonNegativeFloat
+    prd: NonNegativeFloat
+    mrtd: NonNegativeFloat
+    mae: NonNegativeFloat
+    attribute: NonNegativeFloat
+
+    def __post_init__(self) -> None:
+        if not any(vars(self).values()):
+            raise ImpossibleValueError("every weight is 0, so there is nothing to train; set one above 0", *vars(self))
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class LossesConfig:
+    weights: LossWeights
+    alpha: Fraction
+    warm_up: bool
+    mlm_probability: NonZeroFraction
+    mrtd_mask_probability: NonZeroFraction
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class InitConfig:
+    paths: tuple[NonEmptyStr, ...]
+    allow_missing: tuple[NonEmptyStr, ...]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class OptimizerConfig:
+    lr: PositiveFloat
+    lr_new: PositiveFloat
+    weight_decay: NonNegativeFloat
+    betas: tuple[BelowOne, BelowOne]
+    eps: PositiveFloat
+    clip_norm: PositiveFloat | None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ScheduleConfig:
+    warmup_steps: NaturalInt
+    min_lr: NonNegativeFloat
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TrainConfig:
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    precision: Literal["fp32", "bf16", "auto"]
+    seed: Annotated[int, Field(ge=0, lt=2**31)]  # room for seed + rank below NumPy's limit of 2**32
+    log_every_steps: PositiveInt
+    stop_after_steps: PositiveInt | None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class EvalConfig:
+    batch_size: PositiveInt
+    rerank_top_k: NaturalInt
+    every: PositiveInt
+    select_on: Literal["val", "test"]
+    tail: Literal["similarity", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DebugConfig:
+    deterministic: bool
+    detect_anomaly: bool
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Config:
+    """The whole configuration of a run, checked."""
+
+    dataset: DatasetConfig
+    model: ModelConfig
+    losses: LossesConfig
+    init: InitConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    train: TrainConfig
+    eval: EvalConfig
+    debug: DebugConfig
+
+    def __post_init__(self) -> None:
+        self._check_patches()
+        positions, words = self.model.text_encoder.max_position_embeddings, self.dataset.max_words
+        if positions is not None and words > positions:
+            message = f"dataset.max_words {words} does not fit into max_position_embeddings {positions}"
+            raise ImpossibleValueError(message, "dataset.max_words", "model.text_encoder.max_position_embeddings")
+        if self.schedule.min_lr > self.optimizer.lr:
+            message = f"schedule.min_lr {self.schedule.min_lr} is more than optimizer.lr {self.optimizer.lr}"
+            raise ImpossibleValueError(message, "schedule.min_lr", "optimizer.lr")
+
+    def _check_patches(self) -> None:
+        (height, width), patch = self.dataset.image_size, self.model.image_encoder.patch_size
+        keys = ("dataset.image_size", "model.image_encoder.patch_size")
+        for size in (height, width):
+            if size % patch:
+                near = max(patch, round(size / patch) * patch)
+                message = f"{size} px is not divisible by patch_size {patch}; the nearest size is {near}"
+                raise ImpossibleValueError(message, *keys)
+        patches = (height // patch) * (width // patch)
+        if not 1 <= int(patches * (1 - self.model.mask_ratio)) < patches:
+            message = f"mask_ratio {self.model.mask_ratio} leaves no patch to see or none to rebuild of {patches}"
+            raise ImpossibleValueError(message, "model.mask_ratio", *keys)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested plain dictionaries and lists, as in YAML or JSON."""
+        return ADAPTER.dump_python(self, mode="json")
+
+
+ADAPTER: TypeAdapter[Config] = TypeAdapter(Config)
