@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from random import Random
 
 from dataset.synthetic_canvas import Rgb, Spot
-from dataset.synthetic_people import CLOTH_RGB, HAIR_RGB, NONE, Person
+from dataset.synthetic_palette import CLOTH_RGB, HAIR_RGB
+from dataset.synthetic_people import NONE, Person
 from dataset.synthetic_views import View
 
 SIDES = (1, -1)  # the person's left, right

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-Rgb = tuple[int, int, int]
+from dataset.synthetic_palette import Rgb
+
 Point = tuple[float, float]  # x to the right, y down
 
 

@@ -1,7 +1,7 @@
 """Sentences about drawn pedestrians in the manner of CUHK-PEDES: synonyms, varied order, some attributes left out.
 
-A caption tells only what its view shows (visible_attributes in synthetic_views.py): a bag hidden by the body or shoes behind
-a hedge are never named.
+A caption tells only what its view shows (visible_attributes in synthetic_views.py): a bag hidden by the body or shoes
+behind a hedge are never named.
 """
 
 from random import Random
@@ -11,8 +11,8 @@ from dataset.synthetic_people import NONE, Person, pick
 from dataset.synthetic_views import View, visible_attributes
 
 _KEEP = {  # chance that something visible is told
-    "upper": 0.96, "lower": 0.95, "hair": 0.47, "shoes": 0.5, "bag": 0.85, "carried": 0.8, "hat": 0.85, "glasses": 0.6,
-    "beard": 0.5, "scarf_colour": 0.7,
+    "upper": 0.96, "lower": 0.95, "hair": 0.42, "shoes": 0.42, "bag": 0.85, "carried": 0.8, "hat": 0.8,
+    "glasses": 0.5, "beard": 0.5, "scarf_colour": 0.7,
 }  # fmt: skip
 _SUBJECTS: dict[tuple[str, str], dict[str, float]] = {
     ("male", "adult"): {"man": 8, "young man": 3, "guy": 1, "male": 1, "gentleman": 0.5},
@@ -123,7 +123,7 @@ def _patterned(person: Person, shown: set[str], rng: Random) -> tuple[str, str]:
 def _paired(colour: str, kind: str, rng: Random) -> str:
     """Things that come in pairs: "blue jeans" or "a pair of blue jeans"."""
     phrase = f"{_colour(colour, rng)} {_noun(kind, rng)}"
-    return f"a pair of {phrase}" if rng.random() < 0.3 else phrase
+    return f"a pair of {phrase}" if rng.random() < 0.25 else phrase
 
 
 def _lower(person: Person, rng: Random) -> str:
@@ -183,7 +183,8 @@ def _tell(person: Person, view: View, rng: Random) -> Facts:
         verb = "wearing" if person.bag == "backpack" and rng.random() < 0.3 else "carrying"
         does.append(f"{verb} {_coloured(person.bag, person.bag_colour, rng)}")
     if "carried" in told:
-        verb = "pulling" if person.carried == "suitcase" else rng.choice(["holding", "holding", "carrying"])
+        verb = "holding" if does or rng.random() < 0.6 else "carrying"
+        verb = "pulling" if person.carried == "suitcase" else verb
         does.append(f"{verb} {_coloured(person.carried, person.carried_colour, rng)}")
     return Facts(has, core, extra, does)
 
@@ -209,13 +210,12 @@ def write_caption(person: Person, view: View, rng: Random) -> str:
     noun = pick(rng, _SUBJECTS[person.gender, person.age])
     subject = rng.choice([article(noun), article(noun), f"the {noun}", f"this {noun}"])
     oxford = rng.random() < 0.4
-    pose = (
-        _pose(view, rng).replace("{their}", "his" if person.gender == "male" else "her") if rng.random() < 0.2 else ""
-    )
+    pose = _pose(view, rng) if rng.random() < 0.16 else ""
     sentences = rng.choice(_TEMPLATES)(facts, subject, noun, pose, oxford)
     pronoun = "he" if person.gender == "male" else "she"
     sentences = [sentence.replace("{they}", pronoun) for sentence in sentences]
     text = " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
+    text = text.replace("{their}", "his" if person.gender == "male" else "her")
     return text.replace("grey", "gray") if rng.random() < 0.35 else text
 
 
@@ -238,12 +238,12 @@ def _hair_first(facts: Facts, subject: str, noun: str, pose: str, oxford: bool) 
 
 def _clothes_first(facts: Facts, subject: str, noun: str, pose: str, oxford: bool) -> list[str]:
     rest = [f"has {listing(facts.has, oxford)}"] if facts.has else []
-    rest += [f"is {listing(facts.does, oxford)}"] if facts.does else []
-    rest += [f"is {pose}"] if pose and len(rest) < 2 else []
+    does = facts.does + ([pose] if pose else [])
+    rest += [f"is {listing(does, oxford)}"] if does else []
     if not rest:
         return _one_list(facts, subject, noun, pose, oxford)
     extra = [f"{{they}} also wears {listing(facts.extra, oxford)}"] if facts.extra else []
-    return [f"wearing {listing(facts.core, oxford)}, the {noun} {' and '.join(rest)}", *extra]
+    return [f"dressed in {listing(facts.core, oxford)}, the {noun} {' and '.join(rest)}", *extra]
 
 
 def _pose_first(facts: Facts, subject: str, noun: str, pose: str, oxford: bool) -> list[str]:

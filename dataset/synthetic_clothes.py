@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from dataset.synthetic_body import SIDES, Body, Look
 from dataset.synthetic_canvas import Canvas, Cloth, Point, Spot, shade
-from dataset.synthetic_people import NONE, Person, luminance
+from dataset.synthetic_palette import luminance
+from dataset.synthetic_people import NONE, Person
 
 _HEM = {"coat": 0.2, "dress": 0.18, "shirt": 0.045, "hoodie": 0.03}  # below the hips, in body heights
 _DEEP = 0.06  # half of the trunk's thickness

@@ -1,5 +1,7 @@
 """Head, hair, face and hat of a drawn pedestrian, as Parts (see synthetic_clothes.py). R is half the head's height."""
 
+from functools import partial
+
 from dataset.synthetic_body import SIDES, Body, Look, hair_rgb
 from dataset.synthetic_canvas import Canvas, Cloth, Point, Rgb, Spot, shade
 from dataset.synthetic_clothes import Part
@@ -66,10 +68,8 @@ def _hair_parts(canvas: Canvas, person: Person, body: Body, hair: Rgb) -> list[P
         if canvas.cos > 0.3:
             for side in SIDES:
                 lock = [Spot(side * 0.8 * r, head.front, head.down + d * r) for d in (-0.2, 0.6, end - 0.25)]
-                depth = canvas.depth(lock[0])
-                parts.append(
-                    Part(0.02 + 0.1 * depth, lambda lock=lock: canvas.tube(lock, [0.2 * r, 0.24 * r, 0.2 * r], cloth))
-                )
+                paint = partial(canvas.tube, lock, [0.2 * r, 0.24 * r, 0.2 * r], cloth)
+                parts.append(Part(0.02 + 0.1 * canvas.depth(lock[0]), paint))
     elif person.hair == "ponytail":
         places = ((0.75, -0.35), (1.35, 0.1), (1.35, 1.0), (1.15, 1.9))
         tail = [Spot(0, head.front - f * r, head.down + d * r) for f, d in places]

@@ -8,37 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
+from dataset.synthetic_palette import CLOTH_RGB, luminance
+
 NONE = "none"
 GROUP_CHANGES = (  # attributes that tell look-alikes apart
     "upper_colour", "lower_colour", "shoe_colour", "hair_colour", "bag", "bag_colour", "hat", "hat_colour", "pattern",
     "pattern_colour", "glasses", "carried", "carried_colour", "inner_colour", "scarf_colour",
 )  # fmt: skip
-
-CLOTH_RGB = {
-    "black": (34, 33, 38),
-    "white": (240, 240, 236),
-    "grey": (134, 137, 142),
-    "red": (200, 36, 42),
-    "blue": (38, 92, 196),
-    "navy": (28, 40, 92),
-    "light blue": (142, 190, 232),
-    "green": (46, 142, 72),
-    "dark green": (34, 76, 52),
-    "yellow": (244, 206, 48),
-    "orange": (238, 124, 30),
-    "pink": (240, 148, 184),
-    "purple": (122, 62, 158),
-    "brown": (112, 72, 42),
-    "beige": (212, 190, 150),
-}
-HAIR_RGB = {
-    "black": (30, 25, 24),
-    "brown": (96, 58, 32),
-    "blonde": (228, 190, 106),
-    "red": (172, 74, 30),
-    "grey": (150, 150, 152),
-    "white": (228, 228, 226),
-}
 
 
 @dataclass(frozen=True)
@@ -122,11 +98,6 @@ def pick(rng: Random, weights: Weights) -> str:
     return rng.choices(list(weights), list(weights.values()))[0]
 
 
-def luminance(rgb: tuple[int, int, int]) -> float:
-    """Brightness of an 8-bit colour, in [0, 255]."""
-    return 0.3 * rgb[0] + 0.59 * rgb[1] + 0.11 * rgb[2]
-
-
 def _stands_out(colour: str, other: str) -> bool:
     """Whether one cloth colour is told from another beside it, even in grey."""
     return abs(luminance(CLOTH_RGB[colour]) - luminance(CLOTH_RGB[other])) > 70
@@ -190,9 +161,11 @@ def _scarf_colour(p: dict[str, str], rng: Random) -> str:
 def _lower(p: dict[str, str], rng: Random) -> str:
     if p["upper"] == "dress":
         return NONE
-    if p["gender"] == "male":
-        return pick(rng, {"jeans": 0.4, "trousers": 0.38, "shorts": 0.22})
-    kinds = {"jeans": 0.3, "trousers": 0.2, "leggings": 0.1, "shorts": 0.13, "skirt": 0.19, "long skirt": 0.08}
+    kinds: Weights = {"jeans": 0.4, "trousers": 0.38, "shorts": 0.22}
+    if p["gender"] == "female":
+        kinds = {"jeans": 0.3, "trousers": 0.2, "leggings": 0.1, "shorts": 0.13, "skirt": 0.19, "long skirt": 0.08}
+    if p["upper"] == "coat":  # it would hide them
+        kinds = {kind: weight for kind, weight in kinds.items() if kind not in ("shorts", "skirt")}
     return pick(rng, kinds)
 
 

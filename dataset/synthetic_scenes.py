@@ -6,7 +6,7 @@ from random import Random
 from PIL import Image, ImageDraw, ImageFilter
 
 from dataset.synthetic_canvas import Rgb, shade
-from dataset.synthetic_people import CLOTH_RGB
+from dataset.synthetic_palette import CLOTH_RGB
 from dataset.synthetic_views import View
 
 Pen = ImageDraw.ImageDraw
@@ -92,8 +92,8 @@ def _lawn(pen: Pen, w: int, h: int, rng: Random) -> None:
     grass = (rng.randint(84, 130), rng.randint(140, 175), rng.randint(64, 90))
     _ramp(pen, w, horizon, h, shade(grass, 0.85), shade(grass, 1.1))
     for _ in range(40):
-        x, y = rng.uniform(0, w), rng.uniform(horizon, h)
-        pen.line((x, y, x + 1, y - 3), fill=shade(grass, rng.uniform(0.75, 1.2)))
+        blade_x, blade_y = rng.uniform(0, w), rng.uniform(horizon, h)
+        pen.line((blade_x, blade_y, blade_x + 1, blade_y - 3), fill=shade(grass, rng.uniform(0.75, 1.2)))
     if rng.random() < 0.5:
         left, right = rng.uniform(-20, w * 0.4), rng.uniform(w * 0.6, w + 20)
         path = [(w / 2 - 6, horizon), (w / 2 + 6, horizon), (right, h), (left, h)]

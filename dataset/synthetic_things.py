@@ -1,9 +1,12 @@
 """Bags and carried objects of a drawn pedestrian, as Parts (see synthetic_clothes.py)."""
 
+from functools import partial
+
 from dataset.synthetic_body import SIDES, Body, Look
 from dataset.synthetic_canvas import Canvas, Cloth, Point, Rgb, Spot, shade
 from dataset.synthetic_clothes import Part
-from dataset.synthetic_people import NONE, Person, luminance
+from dataset.synthetic_palette import luminance
+from dataset.synthetic_people import NONE, Person
 from dataset.synthetic_views import View
 
 
@@ -17,11 +20,11 @@ def thing_parts(canvas: Canvas, person: Person, look: Look, body: Body, view: Vi
     elif person.bag == "handbag":
         wrist = body.arms[view.bag_side][2]
         colour = look.cloth(person.bag_colour)
-        parts.append(Part(_hand_depth(canvas, wrist), lambda: _paint_handbag(canvas, colour, wrist)))
+        parts.append(Part(_hand_depth(canvas, wrist), partial(_paint_handbag, canvas, colour, wrist)))
     if person.carried != NONE:
         wrist = body.arms[-view.bag_side][2]
         colour = (0, 0, 0) if person.carried_colour == NONE else look.cloth(person.carried_colour)
-        parts.append(Part(_hand_depth(canvas, wrist), lambda: _PAINTERS[person.carried](canvas, colour, wrist)))
+        parts.append(Part(_hand_depth(canvas, wrist), partial(_PAINTERS[person.carried], canvas, colour, wrist)))
     return parts
 
 

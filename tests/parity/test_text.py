@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dataset.attributes import attribute_spans, chunk_ids, chunks_by_spacy, installed_parser
+from dataset.attributes import attribute_spans, chunk_ids, find_chunks, installed_parser
 from dataset.tokenizer import encode, load_tokenizer, packaged_bert
 
 CASE = json.loads((Path(__file__).parent / "vectors/text/captions.json").read_text())
@@ -52,14 +52,14 @@ def test_rule_on_the_published_noun_chunks():
         assert chunk_ids(offsets, attribute_spans(noun_chunks)) == published["mask"], row["raw"]
 
 
-def test_chunks_of_the_parser(tokenizer):
+def test_chunks_of_the_parser(tokenizer, tmp_path):
     model = installed_parser().model
     if model is None or model.split("_")[-1] not in CASE["meta"]["spacy_model"]:
         pytest.skip("needs the spaCy model that the vectors were made with")
     captions = [row["pre_caption_90"] for row in ROWS]
     found = [
         chunk_ids(encode(tokenizer, caption, UNCUT).offsets, chunks)
-        for caption, chunks in zip(captions, chunks_by_spacy(captions, model), strict=True)
+        for caption, chunks in zip(captions, find_chunks(captions, tmp_path), strict=True)
     ]
     equal = [ids == row["attr_unpadded"]["mask"] for ids, row in zip(found, ROWS, strict=True)]
     whole = [has_whole_words_only(row) for row in ROWS]

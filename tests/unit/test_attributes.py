@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 
 from dataset import attributes
-from dataset.attributes import Parser, attribute_spans, chunk_ids, chunks_by_rules, find_chunks, installed_parser
+from dataset.attributes import Parser, attribute_spans, chunk_ids, chunks_by_rules, find_chunks
 
 WORD_LIST = Parser("word list, test", None)
 
@@ -70,13 +70,6 @@ def test_word_list():
 
 def test_words_have_one_tag():
     assert not set(attributes.WORDS["A"].split()) & set(attributes.WORDS["N"].split())
-
-
-def test_spacy_finds_chunks_in_a_caption(tmp_path):
-    if installed_parser().model is None:
-        pytest.skip("needs an English spaCy model")
-    caption = "a man wearing a black jacket and white sneakers"
-    assert words(caption, find_chunks([caption], tmp_path)[0]) == [["black", "jacket"], ["white", "sneakers"]]
 
 
 def test_captions_are_parsed_once(tmp_path, word_list):

@@ -103,9 +103,8 @@ def test_every_rank_has_rows_only_if_a_global_batch_is_full():
         EpochBatches(7, 4, seed=0, rank=0, world_size=2)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_bad_image_reaches_the_caller_as_one_line(workers):
-    loader = build_train_loader(train_set(bad=9), batch_size=4, workers=workers, seed=3)
+def test_bad_image_reaches_the_caller():
+    loader = build_train_loader(train_set(bad=9), batch_size=4, workers=0, seed=3)
     with pytest.raises(BadImage) as caught:
         epoch_of(loader, 0)
     assert str(caught.value) == "imgs/9.jpg: cannot be read"
