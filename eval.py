@@ -14,7 +14,7 @@ from rich.table import Table
 from dataset.build import eval_loaders_of
 from dataset.tokenizer import load_tokenizer
 from models.build import build_model
-from models.weights import initialise
+from models.weights import check_complete, initialise, report_table
 from utils.config import load_config
 from utils.distributed import shutdown, start
 from utils.log import one_line_errors, set_up_logging
@@ -39,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = args.output or (checkpoint if checkpoint.is_dir() else checkpoint.parent) / f"eval-{args.split}"
     loaders = eval_loaders_of(config, load_tokenizer(config.model.text_encoder.name), process, args.split)
     model = build_model(config, tasks=NEEDED_FOR_RETRIEVAL)
-    initialise(model, checkpoint)
+    report = initialise(model, checkpoint, trust=args.trust_checkpoint)
+    if process.is_main:
+        Console(stderr=True).print(report_table(report, model))
+    check_complete(model, report)
     begin = time.perf_counter()
     scores = score_gallery(
         model.to(process.device),
@@ -70,8 +73,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, required=True, help="the configuration that the model was trained with")
     parser.add_argument("--checkpoint", required=True, metavar="PATH", help="best.pth or last.pth of a run, say")
     parser.add_argument("--split", choices=("test", "val"), default="test")
-    parser.add_argument("--output", type=Path, help="folder for metrics.json (default: eval-SPLIT beside the checkpoint)")
+    parser.add_argument(
+        "--output", type=Path, help="folder for metrics.json (default: eval-SPLIT beside the checkpoint)"
+    )
     parser.add_argument("--save-scores", action="store_true", help="write scores.npz as well: every pair's scores")
+    parser.add_argument("--trust-checkpoint", action="store_true", help="unpickle the file even if that runs code")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys")
     return parser.parse_args(arguments)
 

@@ -22,10 +22,10 @@ from losses.itm import itm_loss, prd_loss
 from losses.mae import mae_loss
 from losses.mlm import mlm_loss, mrtd_loss
 from models.build import build_model, build_momentum_encoder, build_queue, step_settings
-from models.person_search import TrainInputs, TrainOutput
+from models.person_search import PersonSearchModel, TrainInputs, TrainOutput
 from models.queue import FeatureQueue
 from models.targets import StepSettings, Targets, prepare_step
-from models.weights import initialise, report_table
+from models.weights import filled_names, initialise_from, report_table
 from utils.config import Config, load_config
 from utils.distributed import Process, gather, shutdown, start
 from utils.errors import UserError
@@ -42,14 +42,13 @@ logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Config, run folder and log, seeds, loaders, model, optimiser and schedule, initialise or resume, loop."""
+    """Config, run folder and log, loaders, seeds, model, optimiser and schedule, initialise or resume, loop."""
     args = parse_arguments(arguments)
     config = load_config(args.config, args.set)
     process = start()
     folder = args.output or Path("output") / args.config.stem
-    resumed = read_state(args.resume or folder / "last.pth", config) if args.resume is not None else None
+    resumed = read_state(Path(args.resume or folder / "last.pth"), config) if args.resume is not None else None
     open_run_folder(folder, config, process, resumed=resumed is not None)
-    seed_everything(config.train.seed)
     if config.debug.deterministic:
         make_deterministic()
     torch.autograd.set_detect_anomaly(config.debug.detect_anomaly)
@@ -58,8 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     loader = train_loader_of(config, tokenizer, process)
     eval_loaders = eval_loaders_of(config, tokenizer, process, config.eval.select_on)
 
+    seed_everything(config.train.seed)  # here, as making the caches above may draw numbers, in one process only
     model = build_model(config)
-    filled = [] if resumed else start_from(model, args.init or config.init.paths, config, process)
+    filled = (
+        [] if resumed else start_from(model, args.init or config.init.paths, config, process, args.trust_checkpoint)
+    )
     model.to(process.device)
     state = build_state(
         model,
@@ -82,6 +84,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys")
     parser.add_argument("--output", type=Path, help="folder of the run (default: output/NAME_OF_THE_CONFIG)")
     parser.add_argument("--init", action="append", metavar="PATH", help="start from this checkpoint, not init.paths")
+    parser.add_argument("--trust-checkpoint", action="store_true", help="unpickle --init files even if that runs code")
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -101,12 +104,20 @@ def open_run_folder(folder: Path, config: Config, process: Process, *, resumed: 
     set_up_logging(folder, is_main=process.is_main)
 
 
-def start_from(model: torch.nn.Module, paths: Sequence[str], config: Config, process: Process) -> list[str]:
+def start_from(
+    model: PersonSearchModel, paths: Sequence[str], config: Config, process: Process, trust: bool
+) -> list[str]:
     """Fill the model from checkpoints, say what each gave, and return the names of the parameters filled."""
-    reports = [initialise(model, find_weights(path), allow_missing=config.init.allow_missing) for path in paths]
+    reports = initialise_from(
+        model,
+        [find_weights(path) for path in paths],
+        allow_missing=config.init.allow_missing,
+        trust=trust,
+        copy_cross_attention=config.init.copy_cross_attention,
+    )
     for report in reports if process.is_main else ():
         Console(stderr=True).print(report_table(report, model))
-    return [name for report in reports for name in report.loaded]
+    return filled_names(reports)
 
 
 def train(
@@ -123,8 +134,10 @@ def train(
     online = wrap(state.model, process, settings.tasks)
     while state.epoch < config.train.epochs:
         train_epoch(state, online, loader, config, settings, log, process)
-        if state.step == config.train.stop_after_steps:
+        check_weights(state)
+        if should_stop(state, config):
             logger.info("stopped after step %d, as train.stop_after_steps asks", state.step)
+            save_state(state, folder / "last.pth", config, process)
             break
         metrics = None
         if (state.epoch + 1) % config.eval.every == 0 or state.epoch + 1 == config.train.epochs:
@@ -137,8 +150,21 @@ def train(
         save_state(state, folder / "last.pth", config, process)
     else:
         logger.info("done: best R@1 on %s %.2f %%, %s", config.eval.select_on, state.best, folder / "best.pth")
-    save_state(state, folder / "last.pth", config, process)
     log.close()
+
+
+def should_stop(state: TrainState, config: Config) -> bool:
+    return config.train.stop_after_steps is not None and state.step >= config.train.stop_after_steps
+
+
+def check_weights(state: TrainState) -> None:
+    """Raises: FloatingPointError if a step whose losses were finite has spoilt the weights; nothing is saved then."""
+    for name, parameter in state.model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise FloatingPointError(
+                f"step {state.step}: {name} is not finite after it; the checkpoints written before are good, "
+                "lower optimizer.lr"
+            )
 
 
 def wrap(model: torch.nn.Module, process: Process, tasks: frozenset[str]) -> torch.nn.Module:
@@ -168,6 +194,8 @@ def train_epoch(
     with progress((len(loader.sampler) - state.batch) * images_per_step, title, unit="images") as bar:
         since = time.perf_counter()
         for batch in loader.batches:
+            if should_stop(state, config):
+                return
             progress_of_epoch = state.step / len(loader.sampler)
             alpha = config.losses.alpha * (min(1.0, progress_of_epoch) if config.losses.warm_up else 1.0)
             losses = train_step(state, online, to_device(batch, process.device, True), alpha, config, settings)
@@ -177,8 +205,6 @@ def train_epoch(
             bar.advance(images_per_step)
             if state.step % config.train.log_every_steps == 0:
                 log_step(state, losses, images_per_step / seconds, log)
-            if state.step == config.train.stop_after_steps:
-                return
 
 
 def train_step(

@@ -1,4 +1,6 @@
-"""Layers of BERT with optional cross-attention. R rows (texts or text-image pairs), L tokens, D width, I images.
+"""Layers of BERT with optional cross-attention.
+
+R rows (texts or text-image pairs), L tokens of the longest, T tokens of all rows without padding, D width, I images.
 
 Source: BERT (arXiv:1810.04805); cross-attention as in ALBEF (arXiv:2107.07651, section 3.1). Parameter names are those
 of Hugging Face's BERT, with `crossattention` beside `attention` as in the published checkpoints.
@@ -9,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from models.packing import Packing
+from utils.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +33,7 @@ class BertSizes:
 
 
 class Embeddings(nn.Module):
-    """Word, position and segment embeddings: token ids (R, L) -> (R, L, D). There is only one segment, 0."""
+    """Word, position and segment embeddings: token ids (R, L) -> (T, D). There is only one segment, 0."""
 
     def __init__(self, sizes: BertSizes) -> None:
         super().__init__()
@@ -38,15 +43,15 @@ class Embeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
         self.dropout = nn.Dropout(sizes.hidden_dropout_prob)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, packing: Packing) -> Tensor:
         length = input_ids.shape[1]
         if length > self.position_embeddings.num_embeddings:
-            raise ValueError(
+            raise UserError(
                 f"{length} tokens, but the text encoder has {self.position_embeddings.num_embeddings} positions: "
                 "lower dataset.max_words or raise model.text_encoder.max_position_embeddings"
             )
-        position = self.position_embeddings.weight[:length] + self.token_type_embeddings.weight[0]
-        return self.dropout(self.LayerNorm(self.word_embeddings(input_ids) + position))
+        position = self.position_embeddings(packing.column) + self.token_type_embeddings.weight[0]
+        return self.dropout(self.LayerNorm(self.word_embeddings(packing.pack(input_ids)) + position))
 
 
 class SelfAttention(nn.Module):
@@ -61,15 +66,26 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(kv_size, sizes.hidden_size)
 
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, K, kv_size) -> keys and values, each (R, heads, K, D / heads)."""
+        """Image tokens (I, K, kv_size) -> keys and values, each (I, heads, K, D / heads)."""
         return self._split(self.key(context)), self._split(self.value(context))
 
-    def forward(self, hidden: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """hidden (R, L, D), mask broadcastable to (R, heads, L, K), True = may be attended to -> (R, L, D)."""
+    def over_text(self, hidden: Tensor, packing: Packing) -> Tensor:
+        """Each text over itself: (T, D) -> (T, D)."""
+        # one product for all three, and one padding
+        weight = torch.cat([self.query.weight, self.key.weight, self.value.weight])
+        bias = torch.cat([self.query.bias, self.key.bias, self.value.bias])
+        queries, keys, values = packing.pad(F.linear(hidden, weight, bias)).chunk(3, dim=-1)
+        return self._attend(queries, self._split(keys), self._split(values), packing, packing.may_be_attended)
+
+    def over_images(self, hidden: Tensor, keys: Tensor, values: Tensor, packing: Packing) -> Tensor:
+        """Each text over its image, keys and values (R, heads, K, D / heads): (T, D) -> (T, D)."""
+        return self._attend(packing.pad(self.query(hidden)), keys, values, packing, None)
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, packing: Packing, mask: Tensor | None) -> Tensor:
         out = F.scaled_dot_product_attention(
-            self._split(self.query(hidden)), keys, values, mask, dropout_p=self.dropout_prob if self.training else 0.0
+            self._split(queries), keys, values, mask, dropout_p=self.dropout_prob if self.training else 0.0
         )
-        return out.transpose(1, 2).flatten(2)
+        return packing.pack(out.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -89,15 +105,12 @@ class ResidualOutput(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention sublayer: over the text itself, or over image tokens."""
+    """Attention sublayer: over the text itself, or over image tokens; its two parts are called one by one."""
 
     def __init__(self, sizes: BertSizes, kv_size: int) -> None:
         super().__init__()
         self.self = SelfAttention(sizes, kv_size)
         self.output = ResidualOutput(sizes, sizes.hidden_size)
-
-    def forward(self, hidden: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        return self.output(self.self(hidden, keys, values, mask), hidden)
 
 
 class Intermediate(nn.Module):
@@ -121,15 +134,16 @@ class Layer(nn.Module):
         self.output = ResidualOutput(sizes, sizes.intermediate_size)
 
     def forward(
-        self, hidden: Tensor, mask: Tensor, image_tokens: Tensor | None = None, image_index: Tensor | None = None
+        self, hidden: Tensor, packing: Packing, image_tokens: Tensor | None = None, image_index: Tensor | None = None
     ) -> Tensor:
-        """hidden (R, L, D), mask (R, 1, 1, L); image_tokens (I, K, Di) with the row's image in image_index (R,)."""
-        hidden = self.attention(hidden, *self.attention.self.keys_values(hidden), mask)
+        """hidden (T, D); image_tokens (I, K, Di) with each row's image in image_index (R,)."""
+        hidden = self.attention.output(self.attention.self.over_text(hidden, packing), hidden)
         if image_tokens is not None and hasattr(self, "crossattention"):
             keys, values = self.crossattention.self.keys_values(image_tokens)  # once per image, not per pair
             if image_index is not None:
                 keys, values = keys[image_index], values[image_index]
-            hidden = self.crossattention(hidden, keys, values, None)
+            attended = self.crossattention.self.over_images(hidden, keys, values, packing)
+            hidden = self.crossattention.output(attended, hidden)
         return self.output(self.intermediate(hidden), hidden)
 
 

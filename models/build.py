@@ -1,5 +1,9 @@
 """Build the model from a configuration."""
 
+from collections.abc import Collection
+from dataclasses import asdict
+from typing import Any
+
 from timm.data.constants import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -9,7 +13,6 @@ from timm.data.constants import (
 from transformers import PreTrainedTokenizerBase
 
 from models.bert_layers import BertSizes
-from models.image_features import ImageEncoder
 from models.mae_decoder import MAEDecoder
 from models.momentum import MomentumEncoder
 from models.person_search import PersonSearchModel
@@ -35,56 +38,75 @@ NAMED_ENCODERS = {
 
 def build_model(config: Config, tasks: frozenset[str] | None = None) -> PersonSearchModel:
     """The online model of a configuration, randomly initialised; tasks default to the losses that have a weight."""
-    image_encoder = build_image_encoder(config.model.image_encoder, config.dataset.image_size)
-    text_encoder = build_text_encoder(config.model.text_encoder, image_width=image_encoder.width)
-    decoder = MAEDecoder(
-        num_patches=image_encoder.num_patches,
-        patch_size=image_encoder.patch_size,
-        width=image_encoder.width,
-        text_width=text_encoder.width,
-        depth=config.model.decoder.depth,
-        num_heads=config.model.decoder.num_heads,
-    )
+    return PersonSearchModel(**model_parts(**model_sizes(config, tasks)))
+
+
+def model_sizes(config: Config, tasks: frozenset[str] | None = None) -> dict[str, Any]:
+    """What `model_parts` needs, in plain values that fit into JSON, names of models already resolved."""
     mean, std = NORMALIZATIONS[config.model.image_encoder.normalization]
-    return PersonSearchModel(
-        image_encoder,
-        text_encoder,
-        decoder,
-        embed_dim=config.model.embed_dim,
-        temperature=config.model.temperature,
-        pixel_mean=mean,
-        pixel_std=std,
-        tasks=tasks_of(config) if tasks is None else tasks,
+    return {
+        "image_encoder": _image_encoder_sizes(config.model.image_encoder, config.dataset.image_size),
+        "text_encoder": _text_encoder_sizes(config.model.text_encoder),
+        "decoder": {"depth": config.model.decoder.depth, "num_heads": config.model.decoder.num_heads},
+        "embed_dim": config.model.embed_dim,
+        "temperature": config.model.temperature,
+        "pixel_mean": list(mean),
+        "pixel_std": list(std),
+        "tasks": sorted(tasks_of(config) if tasks is None else tasks),
+    }
+
+
+def model_parts(
+    *, image_encoder: dict, text_encoder: dict, decoder: dict, tasks: Collection[str], **plain: Any
+) -> dict[str, Any]:
+    """Arguments of PersonSearchModel, from sizes as `model_sizes` gives them."""
+    kind, sizes = image_encoder["type"], {key: value for key, value in image_encoder.items() if key != "type"}
+    sizes["image_size"] = tuple(sizes["image_size"])
+    encoder: Any = VisionTransformer(**sizes) if kind == "vit" else VisionMamba(**sizes)
+    of_bert = {key: value for key, value in text_encoder.items() if key in BertSizes.__dataclass_fields__}
+    text = TextEncoder(
+        BertSizes(**of_bert),
+        image_width=encoder.width,
+        **{key: value for key, value in text_encoder.items() if key not in of_bert},
     )
+    mae = MAEDecoder(
+        num_patches=encoder.num_patches,
+        patch_size=encoder.patch_size,
+        width=encoder.width,
+        text_width=text.width,
+        **decoder,
+    )
+    return {"image_encoder": encoder, "text_encoder": text, "decoder": mae, "tasks": frozenset(tasks), **plain}
 
 
-def build_image_encoder(config: ImageEncoderConfig, image_size: tuple[int, int]) -> ImageEncoder:
+def _image_encoder_sizes(config: ImageEncoderConfig, image_size: tuple[int, int]) -> dict[str, Any]:
     """image_size: (height, width) in px."""
     given = {key: getattr(config, key) for key in ("embed_dim", "depth", "num_heads")}
     sizes = NAMED_ENCODERS.get(config.name or "", {}) | {key: value for key, value in given.items() if value}
     common = {
-        "image_size": image_size,
+        "type": config.kind,
+        "image_size": list(image_size),
         "patch_size": config.patch_size,
         "width": sizes["embed_dim"],
         "depth": sizes["depth"],
         "drop_path": config.drop_path,
     }
     if config.kind == "vit":
-        return VisionTransformer(**common, num_heads=sizes["num_heads"])
-    return VisionMamba(**common, d_state=config.d_state, divide_out=config.divide_out, scan_backend=config.scan_backend)
+        return {**common, "num_heads": sizes["num_heads"]}
+    scan = {key: getattr(config, key) for key in ("d_state", "divide_out", "scan_backend")}
+    return {**common, **scan}
 
 
-def build_text_encoder(config: TextEncoderConfig, *, image_width: int) -> TextEncoder:
+def _text_encoder_sizes(config: TextEncoderConfig) -> dict[str, Any]:
     """Sizes as the configuration gives them, else as the named BERT has them, else as BERT base."""
     fields = BertSizes.__dataclass_fields__
     named = {key: value for key, value in bert_config(config.name).items() if key in fields}
     given = {key: value for key, value in vars(config).items() if key in fields and value is not None}
-    return TextEncoder(
-        BertSizes(**named | given),
-        image_width=image_width,
-        fusion_layer=config.fusion_layer,
-        full_cross_attention=config.full_cross_attention,
-    )
+    return {
+        **asdict(BertSizes(**named | given)),
+        "fusion_layer": config.fusion_layer,
+        "full_cross_attention": config.full_cross_attention,
+    }
 
 
 def build_momentum_encoder(model: PersonSearchModel, config: Config) -> MomentumEncoder:

@@ -5,6 +5,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from models.positions import Grid
+
 
 class ImageFeatures(NamedTuple):
     """B batch, N patches (or the kept ones), D width."""
@@ -24,6 +26,7 @@ class ImageEncoder(Protocol):
     width: int
     patch_size: int
     num_patches: int
+    grid: Grid
 
     def __call__(self, image: Tensor) -> ImageFeatures:
         """Encode normalised images (B, 3, H, W)."""
@@ -31,7 +34,7 @@ class ImageEncoder(Protocol):
     def encode_masked(self, image: Tensor, kept: Tensor) -> ImageFeatures:
         """Encode only the patches kept (B, K): indices in raster order; the result has K patches."""
 
-    def resize_pos_embed(self, rows: Tensor) -> Tensor:
+    def resize_pos_embed(self, rows: Tensor, old_grid: Grid | None = None) -> Tensor:
         """Fit a checkpoint's position embedding (1, any, D) to the encoder's own image size."""
 
 

@@ -6,27 +6,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+Grid = tuple[int, int]  # rows and columns of patches
 
-def resize_positions(rows: Tensor, grid: tuple[int, int], *, class_row_in_middle: bool) -> Tensor:
+
+def resize_positions(rows: Tensor, grid: Grid, *, class_row_in_middle: bool, old_grid: Grid | None = None) -> Tensor:
     """Interpolate a position embedding bicubically to a new grid of patches; the class token's row is only moved.
 
     Args:
-        rows: (1, M+1, D), from a square grid or from one of as many patches as the new one.
-        grid: rows and columns of the new grid.
+        rows: (1, M+1, D).
+        grid: of the new patches.
         class_row_in_middle: the class token's row is row M // 2 (Vim) instead of row 0 (ViT), before and after.
+        old_grid: of the M patches; None: the new one where M = N, else a square.
     Returns: (1, N+1, D) with N = grid rows * grid columns.
-    Raises: ValueError if the old grid is neither square nor of N patches.
+    Raises: ValueError if the old grid is not given and M is neither N nor a square number.
     """
     num_old, num_new = rows.shape[1] - 1, grid[0] * grid[1]
-    if num_old == num_new:
+    if old_grid is None:
+        old_grid = grid if num_old == num_new else square_grid(num_old)
+    if old_grid == grid:
         return rows
-    side = math.isqrt(num_old)
-    if side * side != num_old:
-        raise ValueError(f"a position embedding of {num_old} patches is not of a square image and cannot be resized")
     old_class, new_class = (num_old // 2, num_new // 2) if class_row_in_middle else (0, 0)
     class_row = rows[:, old_class : old_class + 1]
     patches = torch.cat([rows[:, :old_class], rows[:, old_class + 1 :]], dim=1)
-    image = patches.float().transpose(1, 2).unflatten(2, (side, side))  # (1, D, side, side)
+    image = patches.float().transpose(1, 2).unflatten(2, old_grid)  # (1, D, rows, columns)
     resized = F.interpolate(image, grid, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
     resized = resized.to(rows.dtype)
     return torch.cat([resized[:, :new_class], class_row, resized[:, new_class:]], dim=1)
+
+
+def square_grid(num_patches: int) -> Grid:
+    """Raises: ValueError if there is no square of so many patches."""
+    side = math.isqrt(num_patches)
+    if side * side != num_patches:
+        raise ValueError(
+            f"a position embedding of {num_patches} patches is not of a square image and cannot be resized"
+        )
+    return side, side
+
+
+def class_row_to_middle(rows: Tensor) -> Tensor:
+    """Move the class token's row from the front (ViT) to M // 2 (Vim): (1, M+1, D) -> (1, M+1, D)."""
+    middle = (rows.shape[1] - 1) // 2
+    return torch.cat([rows[:, 1 : middle + 1], rows[:, :1], rows[:, middle + 1 :]], dim=1)

@@ -1,8 +1,8 @@
 """BERT as text encoder and as cross-modal encoder. R rows, L tokens, D width, I images, K image tokens, V vocabulary.
 
 One network, two ways through it: text mode runs the layers below `fusion_layer` on the text alone; cross-modal mode
-runs all of them, attending to image tokens in every layer that has cross-attention. Source: ALBEF (arXiv:2107.07651, section
-3.1) with `full_cross_attention` off, MARS (arXiv:2407.04287, section 3.2) with it on.
+runs all of them, attending to image tokens in every layer that has cross-attention. Source: ALBEF (arXiv:2107.07651,
+section 3.1) with `full_cross_attention` off, MARS (arXiv:2407.04287, section 3.2) with it on.
 """
 
 from typing import NamedTuple
@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from models.bert_layers import BertSizes, Embeddings, Layer, MaskedLanguageHead
+from models.packing import Packing
+from utils.errors import UserError
 
 INIT_STD = 0.02
 
 
 class TextFeatures(NamedTuple):
     pooled: Tensor  # (R, D), the [CLS] token
-    tokens: Tensor  # (R, L, D), [CLS] included
+    tokens: Tensor  # (R, L, D), [CLS] included; 0 in the padding
 
 
 class TextEncoder(nn.Module):
@@ -34,7 +36,7 @@ class TextEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if not 1 <= fusion_layer <= sizes.num_hidden_layers:
-            raise ValueError(f"fusion_layer {fusion_layer} is not within 1..{sizes.num_hidden_layers} (layers of BERT)")
+            raise UserError(f"fusion_layer {fusion_layer} is not within 1..{sizes.num_hidden_layers} (layers of BERT)")
         self.sizes, self.fusion_layer = sizes, fusion_layer
         self.width = sizes.hidden_size
         first_cross = 0 if full_cross_attention else fusion_layer
@@ -49,27 +51,28 @@ class TextEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> TextFeatures:
         """Text mode: input_ids and attention_mask (R, L), 1 = token, 0 = padding."""
-        hidden = self.bert.embeddings(input_ids)
-        mask = attention_mask[:, None, None].bool()
+        packing = Packing(attention_mask)
+        hidden = self.bert.embeddings(input_ids, packing)
         for layer in self.bert.encoder.layer[: self.fusion_layer]:
-            hidden = layer(hidden, mask)
-        return TextFeatures(hidden[:, 0], hidden)
+            hidden = layer(hidden, packing)
+        tokens = packing.pad(hidden)
+        return TextFeatures(tokens[:, 0], tokens)
 
     def cross_modal(
         self, input_ids: Tensor, attention_mask: Tensor, image_tokens: Tensor, image_index: Tensor | None = None
     ) -> Tensor:
-        """Cross-modal mode: (R, L, D).
+        """Cross-modal mode: (R, L, D), 0 in the padding.
 
         Args:
             input_ids, attention_mask: (R, L).
             image_tokens: (I, K, image_width), class token first.
             image_index: (R,) the image of each row; None where row r goes with image r.
         """
-        hidden = self.bert.embeddings(input_ids)
-        mask = attention_mask[:, None, None].bool()
+        packing = Packing(attention_mask)
+        hidden = self.bert.embeddings(input_ids, packing)
         for layer in self.bert.encoder.layer:
-            hidden = layer(hidden, mask, image_tokens, image_index)
-        return hidden
+            hidden = layer(hidden, packing, image_tokens, image_index)
+        return packing.pad(hidden)
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., D) of the cross-modal encoder -> logits (..., V)."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.image_features import ImageFeatures, check_image_size, gather_patches
 from models.mamba_mixer import BidirectionalMambaMixer
-from models.positions import resize_positions
+from models.positions import Grid, resize_positions
 
 NORM_EPS = 1e-5
 
@@ -108,16 +108,17 @@ class VisionMamba(nn.Module):
             residual = residual + drop_path(layer(residual))
         return self.norm_f(residual)
 
-    def resize_pos_embed(self, rows: Tensor) -> Tensor:
+    def resize_pos_embed(self, rows: Tensor, old_grid: Grid | None = None) -> Tensor:
         """Fit the position embedding of a checkpoint (1, any, D) to this encoder's image size."""
-        return resize_positions(rows, self.grid, class_row_in_middle=True)
+        return resize_positions(rows, self.grid, class_row_in_middle=True, old_grid=old_grid)
 
     def _embed(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Patches (B, M, D) and class token (B, 1, D), both with their position rows."""
         patches = self.patch_embed(image)
         middle = self.num_patches // 2
         before, own, after = self.pos_embed.split([middle, 1, self.num_patches - middle], dim=1)
-        class_token = (self.cls_token + own).expand(len(image), -1, -1)
+        # shape[0], as len() would fix the batch size of an exported graph
+        class_token = (self.cls_token + own).expand(image.shape[0], -1, -1)
         return patches + torch.cat([before, after], dim=1), class_token
 
     def _encode(self, patches: Tensor, class_token: Tensor) -> ImageFeatures:

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 
 from models.image_features import ImageFeatures, check_image_size, gather_patches
-from models.positions import resize_positions
+from models.positions import Grid, resize_positions
 
 
 class VisionTransformer(TimmVisionTransformer):
@@ -42,6 +42,10 @@ class VisionTransformer(TimmVisionTransformer):
     def patch_size(self) -> int:
         return self.patch_embed.patch_size[0]
 
+    @property
+    def grid(self) -> Grid:
+        return self.patch_embed.grid_size
+
     def forward(self, image: Tensor) -> ImageFeatures:
         """Encode normalised images (B, 3, H, W). Raises ValueError if H, W is not image_size."""
         check_image_size(image, self.image_size)
@@ -52,15 +56,16 @@ class VisionTransformer(TimmVisionTransformer):
         check_image_size(image, self.image_size)
         return self._encode(gather_patches(self._embed(image), kept))
 
-    def resize_pos_embed(self, rows: Tensor) -> Tensor:
+    def resize_pos_embed(self, rows: Tensor, old_grid: Grid | None = None) -> Tensor:
         """Fit the position embedding of a checkpoint (1, any, D) to this encoder's image size."""
-        return resize_positions(rows, self.patch_embed.grid_size, class_row_in_middle=False)
+        return resize_positions(rows, self.grid, class_row_in_middle=False, old_grid=old_grid)
 
     def _embed(self, image: Tensor) -> Tensor:
         return self.patch_embed(image) + self._positions[:, 1:]  # (B, N, D)
 
     def _encode(self, patches: Tensor) -> ImageFeatures:
-        class_token = (self.cls_token + self._positions[:, :1]).expand(len(patches), -1, -1)
+        # shape[0], as len() would fix the batch size of an exported graph
+        class_token = (self.cls_token + self._positions[:, :1]).expand(patches.shape[0], -1, -1)
         tokens = torch.cat([class_token.to(patches.dtype), patches], dim=1)
         for block in self.blocks:
             tokens = block(tokens)

@@ -1,146 +1,261 @@
-"""Start from foreign weights: which kind a checkpoint is, is recognised from its keys; what was loaded is reported.
+"""Start from stored weights: fill a model from checkpoints of any known kind, and report what each of them gave.
 
-Kinds: a Vision Mamba (any size, `{"model": ...}` or bare), a Hugging Face BERT (folder, or the name of one that is at
-hand), one of our own checkpoints. Only tensors are read, never pickled code.
+Which kind a file is, is recognised from the names in it (models/checkpoint_kinds.py). What to take is decided for all
+files before anything in the model changes; then tensors are copied from disk in parts, so that a file never lies in
+memory as a whole beside the model.
 """
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.table import Table
-from safetensors.torch import load_file
 from torch import Tensor
 
+from models.checkpoint_kinds import CROSS_ATTENTION, Kind, image_encoder_type, layer_number, recognise
+from models.name_lists import abbreviated
 from models.person_search import PersonSearchModel
+from models.positions import Grid, resize_positions
 from utils.errors import UserError
+from utils.pretrained import read_weights
 
-NAMES_SHOWN = 4
+PARTS = 8  # of a file; the pages of a mapping stay in memory until it is closed, so each part maps the file anew
+POSITIONS = ("image_encoder.pos_embed", "decoder.pos_embed")
+TIED = {  # second names of one parameter -> the first
+    "text_encoder.cls.predictions.decoder.weight": "text_encoder.bert.embeddings.word_embeddings.weight"
+}
+IMAGE_SIDE = ("image_encoder.", "vision_proj.")  # of no use beside an image encoder of another kind
+AS_WIDE_AS_IMAGE_TOKENS = ("crossattention.self.key.weight", "crossattention.self.value.weight")
+NOT_FOR_RETRIEVAL = ("text_encoder.cls.", "temperature")
+OF_ENCODERS = ("image_encoder.", "visual_encoder.", "text_encoder.bert.")  # in our checkpoints and in those of others
 
 
 class LoadReport(NamedTuple):
-    """What a checkpoint filled: names of the model's parameters, but `ignored` holds names of the checkpoint."""
+    """What a checkpoint gave: names of the model's parameters; `ignored` and `unplaced` hold the checkpoint's names."""
 
     path: str
     kind: str
     loaded: list[str]
     resized: list[str]  # loaded after interpolation
-    missing: list[str]  # of the checkpoint's kind, yet not in it: they stay random
-    ignored: list[str]  # in the checkpoint, without a place in the model
+    missing: list[str]  # of the checkpoint's kind, yet in none of the checkpoints given: they stay random
+    ignored: list[str]  # without a place in the model
+    unplaced: list[str]  # those of `ignored` that a model of another shape would have a place for
+    copied: list[str]  # cross-attention filled from an upper layer
+    new: list[str] | None = None  # parameters that no checkpoint filled; None where another checkpoint follows
 
 
-class Kind(NamedTuple):
-    """One kind of checkpoint: how its names map to ours (None = no place) and which of ours it should fill."""
+class Plan(NamedTuple):
+    """What is to be taken from one file."""
 
-    name: str
-    marker: str  # a key that only this kind has
-    rename: Callable[[str], str | None]
-    fills: Callable[[str], bool]
+    path: Path
+    kind: Kind
+    mapped: bool  # its tensors stay on disk until they are used
+    grid: Grid | None  # of the file's position embeddings, where it says so
+    other_image: str  # why its image encoder is of no use here; empty where it is
+    sources: dict[str, str]  # our name -> the file's
+    resized: list[str]
+    missing: list[str]
+    ignored: list[str]
+    unplaced: list[str]
 
 
-def initialise(model: PersonSearchModel, path: str | Path, *, allow_missing: Collection[str] = ()) -> LoadReport:
-    """Fill the model with what a checkpoint holds for it.
+def initialise(
+    model: PersonSearchModel, path: str | Path, *, allow_missing: Collection[str] = (), trust: bool = False
+) -> LoadReport:
+    """Fill the model with what one checkpoint holds for it; see `initialise_from`."""
+    return initialise_from(model, [path], allow_missing=allow_missing, trust=trust)[0]
+
+
+def initialise_from(
+    model: PersonSearchModel,
+    paths: Sequence[str | Path],
+    *,
+    allow_missing: Collection[str] = (),
+    trust: bool = False,
+    copy_cross_attention: bool = False,
+) -> list[LoadReport]:
+    """Fill the model from checkpoints in order; where two hold the same parameter, the later one counts.
 
     Args:
-        path: a file (.pth, .pt, .bin, .safetensors) or a folder that holds one.
-        allow_missing: beginnings of parameter names that may stay random although the checkpoint should hold them.
+        paths: files (.pth, .pt, .ckpt, .bin, .safetensors) or folders that hold one.
+        allow_missing: beginnings of parameter names that may stay random although a checkpoint should hold them.
+        trust: unpickle whatever the files hold, code included.
+        copy_cross_attention: fill cross-attention that no checkpoint has from the layer fusion_layer above.
     Raises: UserError naming the file if it cannot be read, is of no known kind, holds tensors of another size, or
-        lacks parameters that it should hold.
+        lacks parameters that it should hold and no other checkpoint given does. The model is untouched then.
     """
-    state = read_state_dict(Path(path))
-    kind = recognise(state, path)
-    own = model.state_dict()
-    loaded, resized, ignored = {}, [], []
-    for their_name, tensor in state.items():
-        name = kind.rename(their_name)
-        if name is None or name not in own:
-            ignored.append(their_name)
-            continue
-        if name == "image_encoder.pos_embed" and tensor.shape != own[name].shape:
-            tensor = model.image_encoder.resize_pos_embed(tensor)
-            resized.append(name)
-        if tensor.shape != own[name].shape:
-            raise UserError(
-                f"{path}: {their_name} is {tuple(tensor.shape)}, but the model's {name} is {tuple(own[name].shape)}: "
-                "set the sizes of the configuration to the checkpoint's"
-            )
-        loaded[name] = tensor
-    missing = [name for name, _ in model.named_parameters() if kind.fills(name) and name not in loaded]
-    forbidden = [name for name in missing if not name.startswith(tuple(allow_missing))]
-    if forbidden:
-        raise UserError(
-            f"{path} ({kind.name}) lacks {len(forbidden)} parameters that it should fill, {forbidden[0]} first; "
-            f"if they may stay random, name their beginning in init.allow_missing"
-        )
-    model.load_state_dict(own | loaded)
-    return LoadReport(str(path), kind.name, list(loaded), resized, missing, ignored)
+    plans = [_plan(model, Path(path), trust) for path in paths]
+    filled = {name for plan in plans for name in plan.sources}
+    plans = [plan._replace(missing=[name for name in plan.missing if name not in filled]) for plan in plans]
+    for plan in plans:
+        _check_missing(plan, allow_missing)
+    for plan in plans:
+        _fill(model, plan, trust)
+    copied = _copy_cross_attention(model, filled) if copy_cross_attention else []
+    reports = [LoadReport(str(plan.path), plan.kind.name, list(plan.sources), *plan[-4:], copied=[]) for plan in plans]
+    if reports:
+        new = [name for name, _ in model.named_parameters() if name not in filled and name not in copied]
+        reports[-1] = reports[-1]._replace(copied=copied, new=new)
+    return reports
+
+
+def filled_names(reports: Sequence[LoadReport]) -> list[str]:
+    """Parameters that hold stored weights: they train at lr, all others at lr_new."""
+    return [name for report in reports for name in (*report.loaded, *report.copied)]
 
 
 def report_table(report: LoadReport, model: PersonSearchModel) -> Table:
-    """What a checkpoint gave, for a person: counts, and names where there are few enough to read."""
+    """What a checkpoint gave, for a person: counts, and the names behind them, many of them as groups."""
     table = Table("", "tensors", "which", title=f"{report.path} ({report.kind})", title_justify="left")
-    size = sum(parameter.numel() for name, parameter in model.named_parameters() if name in set(report.loaded))
-    table.add_row("loaded", str(len(report.loaded)), f"{size / 1e6:.1f} million parameters")
-    for label, names in (("resized", report.resized), ("left random", report.missing), ("ignored", report.ignored)):
-        shown = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
-        table.add_row(label, str(len(names)), shown)
+    loaded = set(report.loaded)
+    size = sum(parameter.numel() for name, parameter in model.named_parameters() if name in loaded)
+    table.add_row("loaded", str(len(loaded)), f"{abbreviated(report.loaded)}: {size / 1e6:.1f} million parameters")
+    rows = {"resized": report.resized, "copied": report.copied, "new": report.new, "ignored": report.ignored}
+    for label, names in rows.items():
+        if names is not None and (names or label != "copied"):
+            table.add_row(label, str(len(names)), abbreviated(names))
     return table
 
 
+def check_complete(model: PersonSearchModel, report: LoadReport) -> None:
+    """Raises: UserError if random weights would be measured, or if encoders of another shape were only half used."""
+    filled = {*report.loaded, *(name for name, _ in model.named_parameters() if name.startswith(NOT_FOR_RETRIEVAL))}
+    random = [name for name, _ in model.named_parameters() if name not in filled]
+    if random:
+        raise UserError(
+            f"{report.path} ({report.kind}) fills only a part of the model: {len(random)} parameters would be random, "
+            f"{random[0]} first; evaluate a checkpoint of the whole model, such as best.pth of a run"
+        )
+    unplaced = [name for name in report.unplaced if name.startswith(OF_ENCODERS)]
+    if unplaced:
+        raise UserError(
+            f"{report.path} ({report.kind}) holds {len(unplaced)} tensors that the configured model has no place for, "
+            f"{unplaced[0]} first; set the sizes of model.* to what the checkpoint was trained with"
+        )
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read named tensors from a file or from the file in a Hugging Face folder.
+    """Named tensors of a file or folder; see `utils.pretrained.read_weights`."""
+    return read_weights(path).tensors
 
-    Raises: UserError if there is none, or if it holds anything but tensors and plain values.
-    """
-    if path.is_dir():
-        names = ("model.safetensors", "pytorch_model.bin")
-        found = [path / name for name in names if (path / name).exists()]
-        if not found:
-            raise UserError(f"{path} holds neither of {' and '.join(names)}: not a checkpoint folder")
-        path = found[0]
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist")
-    if path.suffix == ".safetensors":
-        return load_file(path)
+
+def _plan(model: PersonSearchModel, path: Path, trust: bool) -> Plan:
+    """Decide by names and shapes what to take; reads no tensor from disk but position rows."""
+    stored = read_weights(path, trust=trust)
+    kind = recognise(stored.tensors, path)
+    own = model.state_dict()
+    model_image = image_encoder_type(own, "image_encoder")
+    differs = kind.image is not None and kind.image != model_image
+    other_image = f"its image encoder is a {kind.image}, the model's a {model_image}" if differs else ""
+    plan = Plan(path, kind, stored.mapped, _stored_grid(kind, stored.config), other_image, {}, [], [], [], [])
+    for their_name, tensor in stored.tensors.items():
+        name = kind.rename(their_name)
+        if name is None or (other_image and name.startswith(IMAGE_SIDE)):
+            plan.ignored.append(their_name)
+        elif name not in own:
+            plan.ignored.append(their_name)
+            plan.unplaced.append(their_name)
+        else:
+            _plan_one(model, plan, name, their_name, tensor, own[name].shape)
+    for name, _ in model.named_parameters():
+        of_image = name.startswith("vision_proj.") or name.endswith(AS_WIDE_AS_IMAGE_TOKENS)
+        if kind.fills(name) and name not in plan.sources and not (other_image and of_image):
+            plan.missing.append(name)
+    return plan
+
+
+def _plan_one(
+    model: PersonSearchModel, plan: Plan, name: str, their_name: str, tensor: Tensor, wanted: torch.Size
+) -> None:
+    fitted, is_resized = _fitted(model, plan, name, tensor)
+    if fitted.shape == wanted:
+        plan.sources[name] = their_name
+        plan.resized.extend([name] if is_resized else [])
+    elif plan.other_image and name.endswith(AS_WIDE_AS_IMAGE_TOKENS):
+        plan.ignored.append(their_name)
+    else:
+        raise UserError(
+            f"{plan.path}: {their_name} is {tuple(tensor.shape)}, but the model's {name} is {tuple(wanted)}: "
+            "set the sizes of the configuration to the checkpoint's"
+        )
+
+
+def _fitted(model: PersonSearchModel, plan: Plan, name: str, tensor: Tensor) -> tuple[Tensor, bool]:
+    """A tensor of the file as the parameter `name` wants it, and whether it was interpolated for that."""
+    if name not in POSITIONS or tensor.ndim < 2:
+        return tensor, False
+    rows = plan.kind.arrange(name, tensor)
+    side = math.isqrt(rows.shape[1] - 1)
+    is_square = plan.kind.name != "ours" and side * side == rows.shape[1] - 1  # others are trained on squares only
+    old_grid = plan.grid or ((side, side) if is_square else None)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises many types for a file that is cut off, no pickle, or one with code
-        raise UserError(f"checkpoint {path} is not a plain file of tensors: {str(error).splitlines()[0]}") from error
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"checkpoint {path} holds no named tensors")
-    return state
+        if name == "decoder.pos_embed":
+            new = resize_positions(rows, model.image_encoder.grid, class_row_in_middle=False, old_grid=old_grid)
+        else:
+            new = model.image_encoder.resize_pos_embed(rows, old_grid)
+    except ValueError as error:
+        raise UserError(f"{plan.path}: {error}") from error
+    return new, new is not rows
 
 
-def recognise(state: dict[str, Tensor], path: str | Path) -> Kind:
-    """Raises: UserError if the keys are of no known kind."""
-    for kind in KINDS:
-        if kind.marker in state:
-            return kind
-    raise UserError(
-        f"{path}: unknown kind of checkpoint (first key: {next(iter(state))}); known are "
-        + ", ".join(kind.name for kind in KINDS)
-    )
+def _stored_grid(kind: Kind, config: Mapping[str, Any] | None) -> Grid | None:
+    """Rows and columns of patches that one of our checkpoints, or an exported folder, was trained with."""
+    if kind.name != "ours" or config is None:
+        return None
+    encoder = config.get("image_encoder") or config["model"]["image_encoder"]
+    height, width = encoder.get("image_size") or config["dataset"]["image_size"]
+    return height // encoder["patch_size"], width // encoder["patch_size"]
 
 
-def _rename_vim(name: str) -> str | None:
-    return None if name.startswith("head.") else f"image_encoder.{name}"
+def _check_missing(plan: Plan, allow_missing: Collection[str]) -> None:
+    forbidden = [name for name in plan.missing if not name.startswith(tuple(allow_missing))]
+    if forbidden:
+        reason = f"{plan.other_image}; " if plan.other_image else ""
+        raise UserError(
+            f"{plan.path} ({plan.kind.name}) lacks {len(forbidden)} parameters that it should fill, {forbidden[0]} "
+            f"first; {reason}if they may stay random, name their beginning in init.allow_missing"
+        )
 
 
-def _rename_bert(name: str) -> str | None:
-    name = name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
-    return f"text_encoder.{name}" if name.startswith("cls.") else f"text_encoder.bert.{name}"
+@torch.no_grad()
+def _fill(model: PersonSearchModel, plan: Plan, trust: bool) -> None:
+    own = model.state_dict()  # shares its memory with the model
+    names = [name for name in plan.sources if TIED.get(name) not in plan.sources]
+    for part in _parts(names, own, PARTS if plan.mapped else 1):
+        tensors = read_weights(plan.path, trust=trust).tensors
+        for name in part:
+            own[name].copy_(_fitted(model, plan, name, tensors[plan.sources[name]])[0])
 
 
-def _bert_fills(name: str) -> bool:
-    # a bare BertModel comes without the masked-language head, and no BERT has cross-attention
-    return name.startswith("text_encoder.bert.") and "crossattention" not in name
+def _parts(names: list[str], own: Mapping[str, Tensor], number: int) -> Iterator[list[str]]:
+    """Split the names into runs of at most a share of the bytes each, or of one tensor where that is larger."""
+    limit = sum(own[name].nbytes for name in names) / number
+    part: list[str] = []
+    size = 0
+    for name in names:
+        if part and size + own[name].nbytes > limit:
+            yield part
+            part, size = [], 0
+        part.append(name)
+        size += own[name].nbytes
+    if part:
+        yield part
 
 
-KINDS = (
-    Kind("ours", "image_encoder.pos_embed", lambda name: name, lambda name: True),
-    Kind("Vision Mamba", "layers.0.mixer.A_b_log", _rename_vim, lambda name: name.startswith("image_encoder.")),
-    Kind("BERT", "embeddings.word_embeddings.weight", _rename_bert, _bert_fills),
-    Kind("BERT", "bert.embeddings.word_embeddings.weight", _rename_bert, _bert_fills),
-)
+@torch.no_grad()
+def _copy_cross_attention(model: PersonSearchModel, filled: Collection[str]) -> list[str]:
+    """Cross-attention that no checkpoint filled <- that of the layer fusion_layer above (at most the last one)."""
+    own = model.state_dict()
+    layers = model.text_encoder.sizes.num_hidden_layers
+    copied = []
+    for name, _ in model.named_parameters():
+        if CROSS_ATTENTION not in name or name in filled:
+            continue
+        upper = min(layer_number(name) + model.text_encoder.fusion_layer, layers - 1)
+        source = name.replace(f".layer.{layer_number(name)}.", f".layer.{upper}.")
+        if source in filled:
+            own[name].copy_(own[source])
+            copied.append(name)
+    return copied

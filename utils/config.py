@@ -8,6 +8,7 @@ what is wrong, and the nearest valid key or value.
 import difflib
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -21,7 +22,9 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 from utils.config_schema import ADAPTER, Config
 from utils.errors import UserError
 
-__all__ = ["Config", "ConfigError", "load_config", "save_config"]
+__all__ = ["Config", "ConfigError", "load_config", "save_config", "stored_config"]
+
+BASE = Path(__file__).resolve().parents[1] / "configs" / "base.yaml"
 
 KeyPath = tuple[str | int, ...]  # ("optimizer", "lr"); a number is a place in a list
 
@@ -50,6 +53,17 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     layers.add_file(Path(path))
     for override in overrides:
         layers.add_override(override)
+    return layers.checked()
+
+
+def stored_config(values: dict[str, Any], source: str) -> Config:
+    """The configuration in a checkpoint; keys that it is too old to hold have the values of base.yaml.
+
+    Raises: ConfigError naming the source.
+    """
+    layers = _Layers(Path(source))
+    layers.add_file(BASE)
+    layers.add_values(values, source)
     return layers.checked()
 
 
@@ -98,6 +112,10 @@ class _Layers:
             value = {key: value}
         parts: list[KeyPath] = [keys[:end] for end in range(1, len(keys) + 1)]
         self._add(value, dict.fromkeys([*parts, *lines], place))
+
+    def add_values(self, values: dict[str, Any], place: str) -> None:
+        """Merge values that were written by a program."""
+        self._add(values, defaultdict(lambda: place))
 
     def _add(self, values: dict[str, Any], places: dict[KeyPath, str]) -> None:
         self.depth += 1

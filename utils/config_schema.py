@@ -100,6 +100,7 @@ class TextEncoderConfig:
     num_attention_heads: PositiveInt | None
     intermediate_size: PositiveInt | None
     max_position_embeddings: PositiveInt | None
+    vocab_size: PositiveInt | None
     hidden_dropout_prob: BelowOne | None
     attention_probs_dropout_prob: BelowOne | None
 
@@ -168,6 +169,7 @@ class LossesConfig:
 class InitConfig:
     paths: tuple[NonEmptyStr, ...]
     allow_missing: tuple[NonEmptyStr, ...]
+    copy_cross_attention: bool
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

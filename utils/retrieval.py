@@ -66,9 +66,9 @@ def score_gallery(
             gallery = encode_images(model, image_batches, process.device)
         with _timed(seconds, "captions"):
             queries = encode_captions(model, caption_batches, process.device)
-        similarity = queries.embedding @ gallery.embedding.T
-        with _timed(seconds, "rerank"):
-            matching = rerank(model, gallery, queries, similarity, process=process, top_k=rerank_top_k)
+    similarity = queries.embedding @ gallery.embedding.T  # never in bf16, in which most of a gallery would tie
+    with autocast(process.device, precision), _timed(seconds, "rerank"):
+        matching = rerank(model, gallery, queries, similarity, process=process, top_k=rerank_top_k)
     model.train(was_training)
     return Scores(similarity, matching, queries.person_id, gallery.person_id, seconds)
 
@@ -118,10 +118,11 @@ def rerank(model, gallery: Gallery, queries: Queries, similarity: Tensor, *, pro
     # stable, so that equal similarities are cut off in gallery order; sorted by length, so that padding is short
     candidates = similarity.argsort(dim=1, descending=True, stable=True)[:, :top_k]
     by_length = sorted(range(len(queries.input_ids)), key=lambda row: len(queries.input_ids[row]))
-    own = torch.tensor(by_length[process.rank :: process.world_size])
+    own = by_length[process.rank :: process.world_size]  # empty where there are more processes than captions
     rows_at_a_time = max(1, PAIRS_AT_A_TIME // top_k)
     with progress(len(own) * top_k, "re-rank", "pairs") as bar:
-        for rows in own.split(rows_at_a_time):
+        for first in range(0, len(own), rows_at_a_time):
+            rows = torch.tensor(own[first : first + rows_at_a_time])
             pairs = candidates[rows]  # (n, k)
             scores[rows[:, None], pairs] = _match(model, gallery, queries, rows, pairs, process.device)
             bar.advance(pairs.numel())

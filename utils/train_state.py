@@ -1,5 +1,6 @@
 """Everything that changes while a model trains: what a checkpoint holds and a resumed run continues from."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,22 @@ from utils.errors import UserError
 from utils.optimizer import build_schedule, parameter_groups
 from utils.seed import get_random_state, set_random_state
 
-CONTINUED_KEYS = ("model", "losses", "optimizer", "schedule")  # of the configuration; a resumed run must agree on them
+MAY_CHANGE = (  # keys of the configuration, or whole sections, that a resumed run need not agree on
+    "dataset.root",
+    "dataset.workers",
+    "dataset.cache",
+    "dataset.on_bad_image",
+    "model.image_encoder.scan_backend",
+    "init",
+    "train.precision",
+    "train.log_every_steps",
+    "train.stop_after_steps",
+    "eval.batch_size",
+    "eval.rerank_top_k",
+    "eval.every",
+    "eval.tail",
+    "debug",
+)
 
 
 @dataclass
@@ -90,15 +106,23 @@ def read_state(path: Path, config: Config) -> dict[str, Any]:
         raise UserError(
             f"{path} holds a model without its training state; resume from last.pth, or start from it by --init"
         )
-    for section in CONTINUED_KEYS:
-        then, now = content["config"][section], config.as_dict()[section]
-        if then != now:
-            key = next(name for name in now if then.get(name) != now[name])
+    then = dict(_flattened(content["config"]))
+    for key, value in _flattened(config.as_dict()):
+        if then.get(key) != value and not f"{key}.".startswith(tuple(f"{name}." for name in MAY_CHANGE)):
             raise UserError(
-                f"{path} was trained with {section}.{key} = {then.get(key)}, now it is {now[key]}: "
+                f"{path} was trained with {key} = {then.get(key)}, now it is {value}: "
                 "resume with the same configuration, or start anew from these weights by --init"
             )
     return content
+
+
+def _flattened(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested sections."""
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def restore_state(state: TrainState, content: dict[str, Any], process: Process) -> None:

@@ -1,4 +1,4 @@
-"""Selective scan: the recurrence at the heart of Mamba, with interchangeable backends. See interface.py for the contract."""
+"""Selective scan, the recurrence at the heart of Mamba, with interchangeable backends. Its contract: interface.py."""
 
 from models.selective_scan.interface import selective_scan
 

@@ -1,4 +1,4 @@
-"""Compiles cpu_kernel.c with the system's C compiler on first use and loads it.
+"""Compiles cpu_kernel.c and its headers with the system's C compiler on first use and loads it.
 
 The library is kept in $MAMBA_TBPS_CACHE, else $XDG_CACHE_HOME/mamba_tbps, else ~/.cache/mamba_tbps, under a name that
 changes with the source, the compiler and the flags. The compiler is $CC, else cc, gcc or clang on the PATH.
@@ -22,6 +22,7 @@ from typing import NamedTuple
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("cpu_kernel.c")
+SOURCES = [SOURCE, SOURCE.with_name("cpu_vectors.h"), SOURCE.with_name("cpu_tiles.h")]
 FLAGS = ["-std=gnu11", "-O2", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi"]
 # Instruction sets from the widest to the narrowest: name -> (compiler flags, floats per vector).
 X86_SETS = {
@@ -65,7 +66,8 @@ def _library(sets: dict[str, tuple[list[str], int]]) -> Path:
     """Path of the compiled library, built if it is not in the cache yet."""
     compiler = _compiler()
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    key = hashlib.sha256(repr((SOURCE.read_bytes(), version, FLAGS, sets)).encode()).hexdigest()[:16]
+    parts = [*(path.read_text() for path in SOURCES), *compiler, version, *FLAGS, repr(sets)]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     folder = cache_folder()
     path = folder / f"selective_scan-{platform.machine()}-{key}.so"
     if path.exists():

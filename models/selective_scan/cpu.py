@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from models.selective_scan.build import Kernel, KernelUnavailable, load_kernels
+from models.selective_scan.reference import selective_scan_reference
 
 CHUNK = 16  # steps per kept state, as in cpu_kernel.c
 STATE_MULTIPLE = 4  # UNROLL in cpu_kernel.c
 MAX_STATE = 64
-MIN_TASKS = 32  # split the channels until there are so many independent tasks ...
+MIN_TASKS = 16  # split the channels until there are so many independent tasks ...
 MIN_CHANNELS = 32  # ... of at least so many channels each
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -85,12 +86,26 @@ def selective_scan_cpu(
     delta_softplus: bool,
     reverse: bool,
 ) -> Tensor:
-    """As `selective_scan_reference`; u, delta and z may each be float32 or bfloat16, the others are taken as float32."""
+    """As `selective_scan_reference`, but u must be float32 or bfloat16. Delta and z may differ from it in that."""
+    if u.numel() == 0:  # nothing to gain, and the sums over the batch would have no first term
+        return selective_scan_reference(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     tensors = (u, delta, A, B, C, D, z, delta_bias)
     keep_states = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors)
-    delta, z = (each if each is None or each.dtype in DTYPES else each.float() for each in (delta, z))
-    A, D, delta_bias = (None if each is None else each.float().contiguous() for each in (A, D, delta_bias))
+    delta, z = _in_dtypes(delta), None if z is None else _in_dtypes(z)
+    A, D, delta_bias = (
+        _packed(A),
+        None if D is None else _packed(D),
+        None if delta_bias is None else _packed(delta_bias),
+    )
     return _forward(u, delta, A, B.float(), C.float(), D, z, delta_bias, delta_softplus, reverse, keep_states)[0]
+
+
+def _in_dtypes(x: Tensor) -> Tensor:
+    return x if x.dtype in DTYPES else x.float()
+
+
+def _packed(x: Tensor) -> Tensor:
+    return x.float().contiguous()
 
 
 @torch.library.custom_op("mamba_tbps::selective_scan", mutates_args=(), device_types="cpu")
@@ -170,6 +185,7 @@ def _backward_op(
     reverse: bool,
     states: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    assert states.shape[1] > 0, "the forward pass has kept no states"
     grads = _backward_outputs(u, delta, A, B, z)
     grad_u, grad_delta, grad_z, grad_BC, grad_parameters = grads
     scan = _describe(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, states)

@@ -3,185 +3,123 @@
  * Plain C with GCC/Clang vector extensions. build.py compiles this file once per instruction set (SUFFIX is appended to
  * the exported names) into one library and takes the first of them that supported() accepts.
  *
- * - A vector holds LANES neighbouring channels, so a scan step has no sum across lanes.
+ * - A vector holds LANES neighbouring channels (a block), so that a scan step needs no sum across lanes.
  * - A task is one batch item x one part of a group's channels. It walks over the sequence in chunks of CHUNK steps and,
- *   per chunk, over its blocks of LANES channels. Tasks depend on the shape alone and sum in a fixed order, so the result
- *   does not depend on the number of threads.
- * - Tiles (CHUNK x LANES floats) decouple the arithmetic from strides, dtype and ragged edges; a reversed scan is a
- *   negative stride. All arithmetic is float32.
- * - The forward pass keeps the state at the start of each chunk; the backward pass recomputes a chunk from it.
+ *   within a chunk, over its blocks: B and C of the chunk and the sums over channels stay in the L1 cache.
+ * - Tasks depend on the shape alone and all sums have a fixed order, so the number of threads changes no digit.
+ * - The forward pass keeps the state before each chunk; the backward pass recomputes the chunk from it.
+ * - A reversed scan is a negative time stride.
  */
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
 
-#if defined(__AVX512F__)
-#define LANES 16
-#elif defined(__AVX2__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
-#define CHUNK 16
-#define UNROLL 4      /* states held in registers at a time; the state size is padded to a multiple of it */
-#define UNROLLED _Pragma("GCC unroll 4")
+#include "cpu_vectors.h"
+#include "cpu_tiles.h"
+
+#define UNROLL 4 /* states held in registers at a time; the state size is padded to a multiple of it */
+#define EACH_STATE _Pragma("GCC unroll 4") for (int j = 0; j < UNROLL; j++)
 #define MAX_STATE 64
-#define LOG2_E 1.44269504088896341f
-#define LN_2 0.693147180559945309f
-
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
-typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
-typedef uint16_t hvec __attribute__((vector_size(2 * LANES)));
-typedef vec tile[CHUNK];
-typedef float coefficients[CHUNK][MAX_STATE]; /* B or C of one chunk */
-
 #define PASTE2(a, b) a##_##b
 #define PASTE(a, b) PASTE2(a, b)
 #define EXPORT(name) PASTE(name, SUFFIX)
 
-struct view { /* (batch, channel, time); strides in elements; data == NULL where the tensor is absent */
-    void *data;
-    int64_t batch, channel, time, is_bf16;
-};
-struct small_view { /* float32 (batch, group, state, time) */
+struct small_view { /* a float32 tensor (batch, group, state, time); strides in elements */
     float *data;
     int64_t batch, group, state, time;
 };
-struct scan { /* filled in by cpu.py */
-    int64_t batch, dim, length, state, groups, parts, blocks; /* parts per group, blocks of LANES channels per part */
+struct scan { /* what cpu.py hands over */
+    int64_t batch, dim, length, state, groups, parts, blocks; /* parts per group, blocks per part */
     int64_t softplus, reverse, keep_states, threads;
     struct view u, delta, z, out, grad_out, grad_u, grad_delta, grad_z;
     struct small_view B, C;
-    const float *A, *D, *bias;        /* (dim, state), (dim,), (dim,) */
+    const float *A, *D, *bias;        /* (dim, state), (dim,), (dim,); the last two may be NULL */
     float *states;                    /* (tasks, chunks or 1, blocks, padded state, LANES) */
     struct small_view grad_B, grad_C; /* those of part 0, which get the sums over the parts */
     int64_t part_stride;              /* size of one part's gradients of B and C together */
     float *grad_parameters;           /* (batch, dim, state + 2): A, D, bias; [0] gets the sum over the batch */
 };
-struct task { int64_t batch, group, part, channel, channels, padded_state; }; /* first channel, number of channels */
-
-/* ---------------------------------------------------------------- arithmetic on vectors */
-
-static inline vec splat(float x) { return x - (vec){0}; }
-static inline vec pick(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
-#if defined(__AVX512F__)
-static inline vec vmax(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
-static inline vec vmin(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
-#elif defined(__AVX2__)
-static inline vec vmax(vec a, vec b) { return (vec)_mm256_max_ps((__m256)a, (__m256)b); }
-static inline vec vmin(vec a, vec b) { return (vec)_mm256_min_ps((__m256)a, (__m256)b); }
-#else
-static inline vec vmax(vec a, vec b) { return pick(a > b, a, b); }
-static inline vec vmin(vec a, vec b) { return pick(a < b, a, b); }
-#endif
-
-/* 2^x for x <= 127, relative error 2e-7; below -125 it stays at 2^-125 (zero for our purposes, never denormal).
- * 2^x = 2^n * 2^f, n = round(x) by adding 1.5 * 2^23, 2^f by a polynomial, 2^n added to the exponent bits. */
-static inline vec exp2_vec(vec x) {
-    const float magic = 12582912.0f;
-    x = vmax(x, splat(-125.0f));
-    vec shifted = x + magic;
-    vec f = x - (shifted - magic);
-    vec p = f * 1.3264727e-3f + 9.6715128e-3f; /* minimax for the relative error, with 2^0 = 1 exactly */
-    p = p * f + 5.5507337e-2f;
-    p = p * f + 2.4022242e-1f;
-    p = p * f + 6.9314698e-1f;
-    p = p * f + 1.0f;
-    return (vec)((ivec)p + ((ivec)shifted << 23));
-}
-
-static inline vec exp_of_minus_abs(vec x) { return exp2_vec((vec)((uvec)x | 0x80000000u) * LOG2_E); }
-
-/* log(1 + e) for 0 <= e <= 1 with full relative precision: 2 atanh(e / (2 + e)). */
-static inline vec log1p_vec(vec e) {
-    vec s = e / (e + 2.0f), s2 = s * s;
-    vec p = s2 * (1.0f / 13) + 1.0f / 11;
-    p = p * s2 + 1.0f / 9;
-    p = p * s2 + 1.0f / 7;
-    p = p * s2 + 1.0f / 5;
-    p = p * s2 + 1.0f / 3;
-    return 2.0f * s * (p * s2 + 1.0f);
-}
-
-static inline vec sigmoid(vec x, vec e) { /* e = exp(-|x|) */ return pick(x >= 0.0f, splat(1.0f), e) / (e + 1.0f); }
-
-static inline float sum_lanes(vec x) { float s = 0; for (int i = 0; i < LANES; i++) s += x[i]; return s; }
-
-/* ---------------------------------------------------------------- tiles */
-
-static inline char *address(const struct view *v, int64_t batch, int64_t channel, int64_t time) {
-    return (char *)v->data + (batch * v->batch + channel * v->channel + time * v->time) * (v->is_bf16 ? 2 : 4);
-}
-
-static inline float from_bf16(uint16_t x) { union { uint32_t bits; float value; } c = {(uint32_t)x << 16}; return c.value; }
-
-static inline uvec to_bf16(vec x) { /* round to nearest even; NaN stays NaN */
-    uvec bits = (uvec)x, rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    uvec is_nan = (uvec)(x != x);
-    return (rounded & ~is_nan) | (0x7fc0u & is_nan);
-}
-
-/* Lanes beyond `lanes` are zero. */
-static inline void load_tile(tile out, const struct view *v, int64_t batch, int64_t channel, int lanes, int64_t time, int steps) {
-    for (int t = 0; t < steps; t++) {
-        const char *row = address(v, batch, channel, time + t);
-        vec x = {0};
-        if (lanes == LANES && v->channel == 1) {
-            if (v->is_bf16) {
-                hvec half;
-                memcpy(&half, row, sizeof half);
-                x = (vec)(__builtin_convertvector(half, uvec) << 16);
-            } else {
-                memcpy(&x, row, sizeof x);
-            }
-        } else {
-            for (int i = 0; i < lanes; i++)
-                x[i] = v->is_bf16 ? from_bf16(((const uint16_t *)row)[i * v->channel]) : ((const float *)row)[i * v->channel];
-        }
-        out[t] = x;
-    }
-}
-
-static inline void store_tile(const tile in, const struct view *v, int64_t batch, int64_t channel, int lanes, int64_t time, int steps) {
-    for (int t = 0; t < steps; t++) {
-        char *row = address(v, batch, channel, time + t);
-        vec x = in[t];
-        if (v->is_bf16) {
-            uvec bits = to_bf16(x);
-            for (int i = 0; i < lanes; i++) ((uint16_t *)row)[i * v->channel] = (uint16_t)bits[i];
-        } else if (lanes == LANES && v->channel == 1) {
-            memcpy(row, &x, sizeof x);
-        } else {
-            for (int i = 0; i < lanes; i++) ((float *)row)[i * v->channel] = x[i];
-        }
-    }
-}
-
-/* B or C of one chunk; padded states get 0. */
-static void load_coefficients(coefficients out, const struct scan *s, const struct small_view *v, const struct task *k, int64_t time, int steps) {
-    for (int t = 0; t < steps; t++) {
-        const float *from = v->data + k->batch * v->batch + k->group * v->group + (time + t) * v->time;
-        for (int n = 0; n < k->padded_state; n++) out[t][n] = n < s->state ? from[n * v->state] : 0.0f;
-    }
-}
-
-/* ---------------------------------------------------------------- one block of channels */
-
-struct block {
-    int64_t channel; int lanes;
-    vec D, bias, lowest, highest;     /* range of delta for which exp(delta * A) stays finite */
-    vec a[MAX_STATE];                 /* A * log2(e) */
+struct task {
+    int64_t batch, group, part, channel, channels; /* first channel and number of channels */
+    int64_t chunks, blocks, padded_state;
 };
 
+/* B or C of one chunk, and its gradient before the sum over channels; state n is at [n / UNROLL][step][n % UNROLL]. */
+typedef float coefficients[MAX_STATE / UNROLL][CHUNK][UNROLL];
+typedef vec coefficient_sums[MAX_STATE / UNROLL][CHUNK][UNROLL];
+
+struct block { /* LANES channels: their parameters, and what the backward pass carries from chunk to chunk */
+    int64_t channel;
+    int lanes;
+    vec D, bias, lowest, highest; /* lowest <= delta <= highest keeps delta * a in the range of exp2_of_product */
+    vec grad_D, grad_bias;
+    vec a[MAX_STATE]; /* A * log2(e) */
+    vec grad_A[MAX_STATE], grad_state[MAX_STATE];
+};
+
+struct work { /* the tiles of one chunk of one block; those from `slope` on belong to the backward pass */
+    tile u, delta, clamped, delta_u, y, z; /* delta after bias and softplus; clamped to the block's range; delta * u */
+    tile slope, gate_slope;                /* derivatives of the softplus and of silu(z) */
+    tile grad_out, grad_y, grad_Bu, grad_exponent;
+};
+
+/* ---------------------------------------------------------------- preparation */
+
+static int chunk_steps(const struct scan *s, int64_t chunk) {
+    const int64_t left = s->length - chunk * CHUNK;
+    return left < CHUNK ? (int)left : CHUNK;
+}
+
+static struct place place_of(const struct scan *s, const struct task *k, const struct block *b, int64_t chunk) {
+    return (struct place){k->batch, b->channel, chunk * CHUNK, b->lanes, chunk_steps(s, chunk)};
+}
+
+/* What to prefetch while block `index` is at work: the next cache line, once for all blocks that share it. */
+static struct place place_after(const struct scan *s, const struct task *k, const struct block *blocks, int64_t index,
+                                int64_t chunk, int direction) {
+    const int64_t per_line = 64 / (int64_t)sizeof(vec);
+    if (index % per_line) return (struct place){0};
+    index += per_line;
+    if (index >= k->blocks) {
+        index = 0;
+        chunk += direction;
+    }
+    if (chunk < 0 || chunk >= k->chunks) return (struct place){0};
+    return place_of(s, k, &blocks[index], chunk);
+}
+
+static vec *state_before(const struct scan *s, const struct task *k, int64_t chunk, int64_t block) {
+    const int64_t task = (k->batch * s->groups + k->group) * s->parts + k->part;
+    const int64_t slot = s->keep_states ? task * k->chunks + chunk : task;
+    return (vec *)s->states + (slot * s->blocks + block) * k->padded_state;
+}
+
+static void load_coefficients(coefficients out, const struct scan *s, const struct small_view *v, const struct task *k,
+                              int64_t chunk) {
+    const int packed = v->state == 1 && s->state == k->padded_state;
+    for (int t = 0; t < chunk_steps(s, chunk); t++) {
+        const float *from = v->data + k->batch * v->batch + k->group * v->group + (chunk * CHUNK + t) * v->time;
+        for (int n = 0; n < k->padded_state; n += UNROLL) {
+            float *to = out[n / UNROLL][t];
+            if (packed) memcpy(to, from + n, sizeof out[0][0]);
+            else for (int j = 0; j < UNROLL; j++) to[j] = n + j < s->state ? from[(n + j) * v->state] : 0.0f;
+        }
+    }
+}
+
+static void store_coefficients(coefficient_sums in, const struct scan *s, const struct small_view *v,
+                               const struct task *k, int64_t chunk) {
+    for (int t = 0; t < chunk_steps(s, chunk); t++) {
+        float *to = v->data + k->batch * v->batch + k->group * v->group + k->part * s->part_stride;
+        to += (chunk * CHUNK + t) * v->time;
+        for (int n = 0; n < s->state; n++) to[n * v->state] = sum_lanes(in[n / UNROLL][t][n % UNROLL]);
+    }
+}
+
 static void load_block(struct block *b, const struct scan *s, const struct task *k, int64_t index) {
+    const int64_t left = k->channels - index * LANES;
+    vec largest = splat(1e-30f), smallest = splat(-1e-30f);
     memset(b, 0, sizeof *b);
     b->channel = k->channel + index * LANES;
-    b->lanes = k->channels - index * LANES < LANES ? (int)(k->channels - index * LANES) : LANES;
-    vec largest = splat(1e-30f), smallest = splat(-1e-30f);
+    b->lanes = left < LANES ? (int)left : LANES;
     for (int i = 0; i < b->lanes; i++) {
         const int64_t c = b->channel + i;
         if (s->D) b->D[i] = s->D[c];
@@ -192,277 +130,255 @@ static void load_block(struct block *b, const struct scan *s, const struct task 
         largest = vmax(largest, b->a[n]);
         smallest = vmin(smallest, b->a[n]);
     }
-    b->highest = 127.0f / largest;
-    b->lowest = 127.0f / smallest;
+    b->highest = vmin(127.0f / largest, -4e6f / smallest);
+    b->lowest = vmax(127.0f / smallest, -4e6f / largest);
 }
 
-/* Delta, Delta clamped for the exponential, Delta * u; `slope` (may be NULL) gets dDelta/ddelta. */
-static inline void load_delta(const struct scan *s, const struct task *k, const struct block *b, int64_t time, int steps,
-                              const tile u, tile delta, tile clamped, tile delta_u, vec *slope) {
-    load_tile(delta, &s->delta, k->batch, b->channel, b->lanes, time, steps);
-    for (int t = 0; t < steps; t++) {
-        vec x = delta[t] + b->bias;
+static struct block *load_blocks(const struct scan *s, const struct task *k) {
+    struct block *blocks = aligned_alloc(64, (k->blocks * sizeof *blocks + 63) / 64 * 64);
+    for (int64_t i = 0; blocks && i < k->blocks; i++) load_block(&blocks[i], s, k, i);
+    return blocks;
+}
+
+/* Fills u, delta, clamped, delta_u, z and, for the backward pass, slope. */
+static void load_inputs(struct work *w, const struct scan *s, const struct block *b, const struct place *p,
+                        int backward) {
+    load_tile(w->u, &s->u, p);
+    load_tile(w->delta, &s->delta, p);
+    if (s->z.data) load_tile(w->z, &s->z, p);
+    for (int t = 0; t < p->steps; t++) {
+        vec x = w->delta[t] + b->bias;
+        if (backward) w->slope[t] = splat(1.0f);
         if (s->softplus) {
-            vec e = exp_of_minus_abs(x);
-            if (slope) slope[t] = sigmoid(x, e);
+            const vec e = exp_of_minus_abs(x);
+            if (backward) w->slope[t] = sigmoid(x, e);
             x = vmax(x, splat(0.0f)) + log1p_vec(e);
-        } else if (slope) {
-            slope[t] = splat(1.0f);
         }
-        delta[t] = x;
-        clamped[t] = vmin(vmax(x, b->lowest), b->highest);
-        delta_u[t] = x * u[t];
+        w->delta[t] = x;
+        w->clamped[t] = vmin(vmax(x, b->lowest), b->highest);
+        w->delta_u[t] = x * w->u[t];
+        w->y[t] = b->D * w->u[t];
     }
 }
 
-static inline int chunk_steps(const struct scan *s, int64_t chunk) {
-    const int64_t left = s->length - chunk * CHUNK;
-    return left < CHUNK ? (int)left : CHUNK;
-}
+/* ---------------------------------------------------------------- forward */
 
-static inline vec *state_at(const struct scan *s, const struct task *k, int64_t chunk, int64_t block) {
-    const int64_t task = (k->batch * s->groups + k->group) * s->parts + k->part;
-    const int64_t chunks = s->keep_states ? (s->length + CHUNK - 1) / CHUNK : 1;
-    return (vec *)s->states + ((task * chunks + (s->keep_states ? chunk : 0)) * s->blocks + block) * k->padded_state;
-}
-
-static void forward_chunk(const struct scan *s, const struct task *k, const struct block *b, int64_t chunk,
-                          const vec *state, vec *next, coefficients B, coefficients C) {
-    const int64_t time = chunk * CHUNK;
-    const int steps = chunk_steps(s, chunk);
-    tile u, delta, clamped, delta_u, y, z;
-    load_tile(u, &s->u, k->batch, b->channel, b->lanes, time, steps);
-    load_delta(s, k, b, time, steps, u, delta, clamped, delta_u, NULL);
-    for (int t = 0; t < steps; t++) y[t] = b->D * u[t];
-    for (int n = 0; n < k->padded_state; n += UNROLL) {
+static void forward_chunk(const struct scan *s, const struct task *k, const struct block *b, const struct place *p,
+                          const struct place *later, const vec *state, vec *next, coefficients B, coefficients C) {
+    const struct view *const used[] = {&s->u, &s->delta, &s->z, &s->out};
+    struct work w;
+    load_inputs(&w, s, b, p, 0);
+    for (int n = 0, g = 0; n < k->padded_state; n += UNROLL, g++) {
         vec x[UNROLL];
-        UNROLLED for (int j = 0; j < UNROLL; j++) x[j] = state[n + j];
-        for (int t = 0; t < steps; t++) {
-            vec sum = y[t];
-            UNROLLED for (int j = 0; j < UNROLL; j++) {
-                x[j] = exp2_vec(clamped[t] * b->a[n + j]) * x[j] + delta_u[t] * B[t][n + j];
-                sum += x[j] * C[t][n + j];
+        prefetch_tiles(used, 4, g, (int)k->padded_state / UNROLL, later);
+        EACH_STATE x[j] = state[n + j];
+        for (int t = 0; t < p->steps; t++) {
+            vec y = w.y[t];
+            EACH_STATE {
+                x[j] = exp2_of_product(w.clamped[t], b->a[n + j]) * x[j] + w.delta_u[t] * B[g][t][j];
+                y += x[j] * C[g][t][j];
             }
-            y[t] = sum;
+            w.y[t] = y;
         }
-        UNROLLED for (int j = 0; j < UNROLL; j++)
-            if (next) next[n + j] = x[j];
+        if (next) EACH_STATE next[n + j] = x[j];
     }
-    if (s->z.data) {
-        load_tile(z, &s->z, k->batch, b->channel, b->lanes, time, steps);
-        for (int t = 0; t < steps; t++) y[t] *= z[t] * sigmoid(z[t], exp_of_minus_abs(z[t]));
-    }
-    store_tile(y, &s->out, k->batch, b->channel, b->lanes, time, steps);
+    if (s->z.data)
+        for (int t = 0; t < p->steps; t++) w.y[t] *= w.z[t] * sigmoid(w.z[t], exp_of_minus_abs(w.z[t]));
+    store_tile(w.y, &s->out, p);
 }
 
-struct sums { vec *state, *grad_A, *grad_D, *grad_bias; }; /* of one block, carried from chunk to chunk */
+static int forward_task(const struct scan *s, const struct task *k) {
+    struct block *blocks = load_blocks(s, k);
+    if (!blocks) return -1;
+    for (int64_t i = 0; i < k->blocks; i++) memset(state_before(s, k, 0, i), 0, k->padded_state * sizeof(vec));
+    for (int64_t chunk = 0; chunk < k->chunks; chunk++) {
+        coefficients B, C;
+        load_coefficients(B, s, &s->B, k, chunk);
+        load_coefficients(C, s, &s->C, k, chunk);
+        for (int64_t i = 0; i < k->blocks; i++) {
+            const struct place here = place_of(s, k, &blocks[i], chunk);
+            const struct place later = place_after(s, k, blocks, i, chunk, 1);
+            vec *next = chunk + 1 < k->chunks ? state_before(s, k, chunk + 1, i) : NULL;
+            forward_chunk(s, k, &blocks[i], &here, &later, state_before(s, k, chunk, i), next, B, C);
+        }
+    }
+    free(blocks);
+    return 0;
+}
 
-static void backward_chunk(const struct scan *s, const struct task *k, const struct block *b, int64_t chunk, const vec *start,
-                           const struct sums *sums, coefficients B, coefficients C, vec (*grad_B)[MAX_STATE], vec (*grad_C)[MAX_STATE]) {
-    const int64_t time = chunk * CHUNK;
-    const int steps = chunk_steps(s, chunk);
-    tile u, delta, clamped, delta_u, slope, y, z, gate_slope, grad_out, grad_y, grad_Bu, grad_decay;
-    load_tile(u, &s->u, k->batch, b->channel, b->lanes, time, steps);
-    load_delta(s, k, b, time, steps, u, delta, clamped, delta_u, slope);
-    load_tile(grad_out, &s->grad_out, k->batch, b->channel, b->lanes, time, steps);
-    if (s->z.data) load_tile(z, &s->z, k->batch, b->channel, b->lanes, time, steps);
+/* ---------------------------------------------------------------- backward */
+
+/* States n .. n + UNROLL - 1 of one chunk: recompute them, then go back from the last step to the first. */
+static inline void backward_states(struct work *w, struct block *b, int n, int steps, const vec *start,
+                                   float (*B)[UNROLL], float (*C)[UNROLL],
+                                   vec (*grad_B)[UNROLL], vec (*grad_C)[UNROLL]) {
+    vec decay[CHUNK][UNROLL], state[CHUNK + 1][UNROLL], x[UNROLL], carry[UNROLL], grad_A[UNROLL];
+    EACH_STATE {
+        state[0][j] = x[j] = start[n + j];
+        carry[j] = b->grad_state[n + j];
+        grad_A[j] = b->grad_A[n + j];
+    }
     for (int t = 0; t < steps; t++) {
-        grad_y[t] = grad_out[t];
+        vec y = w->y[t];
+        EACH_STATE {
+            decay[t][j] = exp2_of_product(w->clamped[t], b->a[n + j]);
+            state[t + 1][j] = x[j] = decay[t][j] * x[j] + w->delta_u[t] * B[t][j];
+            y += x[j] * C[t][j];
+            grad_C[t][j] += x[j] * w->grad_y[t];
+        }
+        w->y[t] = y;
+    }
+    for (int t = steps - 1; t >= 0; t--) {
+        vec grad_Bu = w->grad_Bu[t], grad_exponent = w->grad_exponent[t];
+        EACH_STATE {
+            const vec grad_x = w->grad_y[t] * C[t][j] + carry[j];
+            grad_B[t][j] += grad_x * w->delta_u[t];
+            grad_Bu += grad_x * B[t][j];
+            carry[j] = grad_x * decay[t][j];
+            const vec grad_product = carry[j] * state[t][j]; /* of delta * A */
+            grad_exponent += grad_product * b->a[n + j];
+            grad_A[j] += grad_product * w->delta[t];
+        }
+        w->grad_Bu[t] = grad_Bu;
+        w->grad_exponent[t] = grad_exponent;
+    }
+    EACH_STATE {
+        b->grad_state[n + j] = carry[j];
+        b->grad_A[n + j] = grad_A[j];
+    }
+}
+
+static void backward_chunk(const struct scan *s, const struct task *k, struct block *b, const struct place *p,
+                           const struct place *later, const vec *start, coefficients B, coefficients C,
+                           coefficient_sums grad_B, coefficient_sums grad_C) {
+    const struct view *const used[] = {&s->u, &s->delta, &s->z, &s->grad_out, &s->grad_u, &s->grad_delta, &s->grad_z};
+    struct work w;
+    load_inputs(&w, s, b, p, 1);
+    load_tile(w.grad_out, &s->grad_out, p);
+    for (int t = 0; t < p->steps; t++) {
+        w.grad_y[t] = w.grad_out[t];
         if (s->z.data) {
-            vec gate = sigmoid(z[t], exp_of_minus_abs(z[t]));
-            grad_y[t] *= z[t] * gate;
-            gate_slope[t] = gate * (1.0f + z[t] * (1.0f - gate));
+            const vec gate = sigmoid(w.z[t], exp_of_minus_abs(w.z[t]));
+            w.grad_y[t] *= w.z[t] * gate;
+            w.gate_slope[t] = gate * (1.0f + w.z[t] * (1.0f - gate));
         }
-        y[t] = b->D * u[t];
-        grad_Bu[t] = grad_decay[t] = splat(0.0f);
-        *sums->grad_D += grad_y[t] * u[t];
+        w.grad_Bu[t] = w.grad_exponent[t] = splat(0.0f);
+        b->grad_D += w.grad_y[t] * w.u[t];
     }
-    for (int n = 0; n < k->padded_state; n += UNROLL) {
-        vec decay[CHUNK][UNROLL], state[CHUNK + 1][UNROLL], x[UNROLL], carry[UNROLL], grad_A[UNROLL];
-        UNROLLED for (int j = 0; j < UNROLL; j++) {
-            state[0][j] = x[j] = start[n + j];
-            carry[j] = sums->state[n + j];
-            grad_A[j] = sums->grad_A[n + j];
-        }
-        for (int t = 0; t < steps; t++) { /* the forward pass again */
-            vec sum = y[t];
-            UNROLLED for (int j = 0; j < UNROLL; j++) {
-                decay[t][j] = exp2_vec(clamped[t] * b->a[n + j]);
-                state[t + 1][j] = x[j] = decay[t][j] * x[j] + delta_u[t] * B[t][n + j];
-                sum += x[j] * C[t][n + j];
-                grad_C[t][n + j] += x[j] * grad_y[t];
-            }
-            y[t] = sum;
-        }
-        for (int t = steps - 1; t >= 0; t--) {
-            vec sum_Bu = grad_Bu[t], sum_decay = grad_decay[t];
-            UNROLLED for (int j = 0; j < UNROLL; j++) {
-                vec grad_x = grad_y[t] * C[t][n + j] + carry[j];
-                grad_B[t][n + j] += grad_x * delta_u[t];
-                sum_Bu += grad_x * B[t][n + j];
-                carry[j] = grad_x * decay[t][j];
-                vec grad_exponent = carry[j] * state[t][j];
-                sum_decay += grad_exponent * b->a[n + j];
-                grad_A[j] += grad_exponent * delta[t];
-            }
-            grad_Bu[t] = sum_Bu;
-            grad_decay[t] = sum_decay;
-        }
-        UNROLLED for (int j = 0; j < UNROLL; j++) {
-            sums->state[n + j] = carry[j];
-            sums->grad_A[n + j] = grad_A[j];
-        }
+    for (int n = 0, g = 0; n < k->padded_state; n += UNROLL, g++) {
+        prefetch_tiles(used, 7, g, (int)k->padded_state / UNROLL, later);
+        backward_states(&w, b, n, p->steps, start, B[g], C[g], grad_B[g], grad_C[g]);
     }
-    for (int t = 0; t < steps; t++) {
-        if (s->z.data) y[t] *= grad_out[t] * gate_slope[t];
-        vec grad_delta = (grad_Bu[t] * u[t] + grad_decay[t] * LN_2) * slope[t];
-        *sums->grad_bias += grad_delta;
-        u[t] = grad_Bu[t] * delta[t] + grad_y[t] * b->D;
-        delta[t] = grad_delta;
+    for (int t = 0; t < p->steps; t++) { /* the results take the places of y, u and delta */
+        if (s->z.data) w.y[t] *= w.grad_out[t] * w.gate_slope[t];
+        const vec grad_delta = (w.grad_Bu[t] * w.u[t] + w.grad_exponent[t] * LN_2) * w.slope[t];
+        b->grad_bias += grad_delta;
+        w.u[t] = w.grad_Bu[t] * w.delta[t] + w.grad_y[t] * b->D;
+        w.delta[t] = grad_delta;
     }
-    if (s->z.data) store_tile(y, &s->grad_z, k->batch, b->channel, b->lanes, time, steps);
-    store_tile(u, &s->grad_u, k->batch, b->channel, b->lanes, time, steps);
-    store_tile(delta, &s->grad_delta, k->batch, b->channel, b->lanes, time, steps);
+    if (s->z.data) store_tile(w.y, &s->grad_z, p);
+    store_tile(w.u, &s->grad_u, p);
+    store_tile(w.delta, &s->grad_delta, p);
 }
 
-/* ---------------------------------------------------------------- tasks */
+static void store_parameters(const struct scan *s, const struct task *k, const struct block *b) {
+    for (int i = 0; i < b->lanes; i++) {
+        float *to = s->grad_parameters + (k->batch * s->dim + b->channel + i) * (s->state + 2);
+        for (int n = 0; n < s->state; n++) to[n] = b->grad_A[n][i];
+        to[s->state] = b->grad_D[i];
+        to[s->state + 1] = b->grad_bias[i];
+    }
+}
+
+static int backward_task(const struct scan *s, const struct task *k) {
+    struct block *blocks = load_blocks(s, k);
+    if (!blocks) return -1;
+    for (int64_t chunk = k->chunks - 1; chunk >= 0; chunk--) {
+        coefficients B, C;
+        coefficient_sums grad_B, grad_C;
+        load_coefficients(B, s, &s->B, k, chunk);
+        load_coefficients(C, s, &s->C, k, chunk);
+        memset(grad_B, 0, k->padded_state / UNROLL * sizeof grad_B[0]);
+        memset(grad_C, 0, k->padded_state / UNROLL * sizeof grad_C[0]);
+        for (int64_t i = 0; i < k->blocks; i++) {
+            const struct place here = place_of(s, k, &blocks[i], chunk);
+            const struct place later = place_after(s, k, blocks, i, chunk, -1);
+            backward_chunk(s, k, &blocks[i], &here, &later, state_before(s, k, chunk, i), B, C, grad_B, grad_C);
+        }
+        store_coefficients(grad_B, s, &s->grad_B, k, chunk);
+        store_coefficients(grad_C, s, &s->grad_C, k, chunk);
+    }
+    for (int64_t i = 0; i < k->blocks; i++) store_parameters(s, k, &blocks[i]);
+    free(blocks);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- tasks and what is exported */
 
 static struct task task_at(const struct scan *s, int64_t index) {
     const int64_t group_channels = s->dim / s->groups, part_channels = s->blocks * LANES;
-    struct task k = {.part = index % s->parts, .group = index / s->parts % s->groups, .batch = index / s->parts / s->groups};
+    struct task k = {.part = index % s->parts, .group = index / s->parts % s->groups};
+    const int64_t left = group_channels - k.part * part_channels;
+    k.batch = index / s->parts / s->groups;
     k.channel = k.group * group_channels + k.part * part_channels;
-    k.channels = group_channels - k.part * part_channels < part_channels ? group_channels - k.part * part_channels : part_channels;
+    k.channels = left < part_channels ? left : part_channels;
+    k.chunks = (s->length + CHUNK - 1) / CHUNK;
+    k.blocks = (k.channels + LANES - 1) / LANES;
     k.padded_state = (s->state + UNROLL - 1) / UNROLL * UNROLL;
     return k;
 }
 
-static int forward_task(const struct scan *s, const struct task *k) {
-    const int64_t chunks = (s->length + CHUNK - 1) / CHUNK, blocks = (k->channels + LANES - 1) / LANES;
-    struct block *block = aligned_alloc(64, (blocks * sizeof *block + 63) / 64 * 64);
-    if (!block) return -1;
-    for (int64_t i = 0; i < blocks; i++) {
-        load_block(&block[i], s, k, i);
-        memset(state_at(s, k, 0, i), 0, k->padded_state * sizeof(vec));
-    }
-    for (int64_t chunk = 0; chunk < chunks; chunk++) {
-        coefficients B, C;
-        load_coefficients(B, s, &s->B, k, chunk * CHUNK, chunk_steps(s, chunk));
-        load_coefficients(C, s, &s->C, k, chunk * CHUNK, chunk_steps(s, chunk));
-        for (int64_t i = 0; i < blocks; i++)
-            forward_chunk(s, k, &block[i], chunk, state_at(s, k, chunk, i), chunk + 1 < chunks ? state_at(s, k, chunk + 1, i) : NULL, B, C);
-    }
-    free(block);
-    return 0;
-}
-
-static void store_coefficients(const struct scan *s, const struct small_view *v, const struct task *k, int64_t time, int steps, vec (*in)[MAX_STATE]) {
-    float *to = v->data + k->batch * v->batch + k->group * v->group + k->part * s->part_stride + time * v->time;
-    for (int t = 0; t < steps; t++)
-        for (int n = 0; n < s->state; n++) to[t * v->time + n * v->state] = sum_lanes(in[t][n]);
-}
-
-static int backward_task(const struct scan *s, const struct task *k) {
-    const int64_t chunks = (s->length + CHUNK - 1) / CHUNK, blocks = (k->channels + LANES - 1) / LANES, padded = k->padded_state;
-    struct block *block = aligned_alloc(64, (blocks * sizeof *block + 63) / 64 * 64);
-    vec *memory = aligned_alloc(64, (blocks * (2 * padded + 2) * sizeof(vec) + 63) / 64 * 64);
-    if (!block || !memory) {
-        free(block);
-        free(memory);
-        return -1;
-    }
-    memset(memory, 0, blocks * (2 * padded + 2) * sizeof(vec));
-    for (int64_t i = 0; i < blocks; i++) load_block(&block[i], s, k, i);
-    for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
-        const int64_t time = chunk * CHUNK;
-        const int steps = chunk_steps(s, chunk);
-        coefficients B, C;
-        vec grad_B[CHUNK][MAX_STATE], grad_C[CHUNK][MAX_STATE];
-        load_coefficients(B, s, &s->B, k, time, steps);
-        load_coefficients(C, s, &s->C, k, time, steps);
-        for (int t = 0; t < steps; t++) {
-            memset(grad_B[t], 0, padded * sizeof(vec));
-            memset(grad_C[t], 0, padded * sizeof(vec));
-        }
-        for (int64_t i = 0; i < blocks; i++) {
-            vec *own = memory + i * (2 * padded + 2);
-            const struct sums sums = {own, own + padded, own + 2 * padded, own + 2 * padded + 1};
-            backward_chunk(s, k, &block[i], chunk, state_at(s, k, chunk, i), &sums, B, C, grad_B, grad_C);
-        }
-        store_coefficients(s, &s->grad_B, k, time, steps, grad_B);
-        store_coefficients(s, &s->grad_C, k, time, steps, grad_C);
-    }
-    for (int64_t i = 0; i < blocks; i++) {
-        const vec *own = memory + i * (2 * padded + 2);
-        for (int lane = 0; lane < block[i].lanes; lane++) {
-            const int64_t c = k->batch * s->dim + block[i].channel + lane;
-            float *to = s->grad_parameters + c * (s->state + 2);
-            for (int n = 0; n < s->state; n++) to[n] = own[padded + n][lane];
-            to[s->state] = own[2 * padded][lane];
-            to[s->state + 1] = own[2 * padded + 1][lane];
-        }
-    }
-    free(block);
-    free(memory);
-    return 0;
-}
-
-/* ---------------------------------------------------------------- exported */
-
-static void flip(struct view *v, int64_t length) {
-    if (v->data) v->data = address(v, 0, 0, length - 1);
-    v->time = -v->time;
-}
-
-static void flip_small(struct small_view *v, int64_t length) {
-    if (v->data) v->data += (length - 1) * v->time;
-    v->time = -v->time;
-}
-
 static struct scan in_scan_order(const struct scan *given) {
     struct scan s = *given;
-    if (s.reverse) {
-        struct view *views[] = {&s.u, &s.delta, &s.z, &s.out, &s.grad_out, &s.grad_u, &s.grad_delta, &s.grad_z};
-        struct small_view *small[] = {&s.B, &s.C, &s.grad_B, &s.grad_C};
-        for (int i = 0; i < 8; i++) flip(views[i], s.length);
-        for (int i = 0; i < 4; i++) flip_small(small[i], s.length);
+    struct view *views[] = {&s.u, &s.delta, &s.z, &s.out, &s.grad_out, &s.grad_u, &s.grad_delta, &s.grad_z};
+    struct small_view *small[] = {&s.B, &s.C, &s.grad_B, &s.grad_C};
+    for (int i = 0; i < 8 && s.reverse; i++) {
+        if (views[i]->data) views[i]->data = address(views[i], 0, 0, s.length - 1);
+        views[i]->time *= -1;
+    }
+    for (int i = 0; i < 4 && s.reverse; i++) {
+        if (small[i]->data) small[i]->data += (s.length - 1) * small[i]->time;
+        small[i]->time *= -1;
     }
     return s;
 }
 
-/* data[0][i] = sum over slices of data[slice][i], in ascending order. */
-static void sum_slices(float *data, int64_t slices, int64_t size, int64_t threads) {
-    const int64_t piece = 4096;
-#pragma omp parallel for num_threads(threads)
-    for (int64_t start = 0; start < size; start += piece)
-        for (int64_t slice = 1; slice < slices; slice++)
-            for (int64_t i = start; i < size && i < start + piece; i++) data[i] += data[slice * size + i];
-}
-
-/* Vanishing values cost hundreds of cycles each on some x86 processors: treat them as zero inside our own threads. */
+/* Results below 1e-38 cost hundreds of cycles each on some x86 processors: they become zero inside our own threads. */
 #if defined(__SSE2__)
-#define FLUSH_DENORMALS unsigned saved_mode = __builtin_ia32_stmxcsr(); __builtin_ia32_ldmxcsr(saved_mode | 0x8040u)
-#define RESTORE_DENORMALS __builtin_ia32_ldmxcsr(saved_mode)
+static unsigned flush_denormals(void) {
+    const unsigned mode = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(mode | 0x8040u); /* flush results to zero, take denormal inputs as zero */
+    return mode;
+}
+static void restore_denormals(unsigned mode) { __builtin_ia32_ldmxcsr(mode); }
 #else
-#define FLUSH_DENORMALS (void)0
-#define RESTORE_DENORMALS (void)0
+static unsigned flush_denormals(void) { return 0; }
+static void restore_denormals(unsigned mode) { (void)mode; }
 #endif
 
-typedef int (*task_function)(const struct scan *, const struct task *);
-
-static int run_tasks(const struct scan *s, task_function function) {
-    const int64_t tasks = s->batch * s->groups * s->parts;
+static int run_tasks(const struct scan *s, int (*run)(const struct scan *, const struct task *)) {
     int failed = 0;
 #pragma omp parallel num_threads(s->threads) reduction(| : failed)
     {
-        FLUSH_DENORMALS;
+        const unsigned mode = flush_denormals();
 #pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < tasks; i++) {
+        for (int64_t i = 0; i < s->batch * s->groups * s->parts; i++) {
             const struct task k = task_at(s, i);
-            failed |= function(s, &k);
+            failed |= run(s, &k);
         }
-        RESTORE_DENORMALS;
+        restore_denormals(mode);
     }
     return failed;
+}
+
+/* data[0][i] = sum over slices of data[slice][i], in ascending order. */
+static void sum_slices(const struct scan *s, float *data, int64_t slices, int64_t size) {
+    const int64_t piece = 4096;
+#pragma omp parallel for num_threads(s->threads)
+    for (int64_t start = 0; start < size; start += piece)
+        for (int64_t slice = 1; slice < slices; slice++)
+            for (int64_t i = start; i < size && i < start + piece; i++) data[i] += data[slice * size + i];
+    (void)s;
 }
 
 int EXPORT(forward)(const struct scan *given) {
@@ -473,8 +389,8 @@ int EXPORT(forward)(const struct scan *given) {
 int EXPORT(backward)(const struct scan *given) {
     const struct scan s = in_scan_order(given);
     const int failed = run_tasks(&s, backward_task);
-    sum_slices(given->grad_B.data, s.parts, s.part_stride, s.threads); /* grad_C lies between the slices of grad_B */
-    sum_slices(s.grad_parameters, s.batch, s.dim * (s.state + 2), s.threads);
+    sum_slices(&s, given->grad_B.data, s.parts, s.part_stride); /* and grad_C, which lies behind it in each slice */
+    sum_slices(&s, s.grad_parameters, s.batch, s.dim * (s.state + 2));
     return failed;
 }
 

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 class Backend(NamedTuple):
     scan: Callable[..., Tensor]
-    # None where the backend can work on tensors of this device type, dtype and state size, else the reason why not (one line).
+    # (device type, dtype of u, state size) -> None where the backend can work on such tensors, else one line why not.
     obstacle: Callable[[str, torch.dtype, int], str | None]
 
 
@@ -90,6 +90,11 @@ def _first_available(device_type: str, dtype: torch.dtype, state: int) -> str:
     return _CHOSEN[device_type, dtype, state]
 
 
+def available_backends(device_type: str, dtype: torch.dtype, state: int = 16) -> list[str]:
+    """Names of the backends that can work on such tensors, in the order of preference."""
+    return [name for name, backend in BACKENDS.items() if backend.obstacle(device_type, dtype, state) is None]
+
+
 def _check_shapes(
     u: Tensor,
     delta: Tensor,
@@ -119,8 +124,8 @@ def _check_shapes(
         grouped = len(shape) == 4 and shape[1] > 0 and dim % shape[1] == 0 and shape == (batch, shape[1], state, length)
         if not grouped and shape not in ((batch, state, length), (dim, state)):
             raise ValueError(
-                f"selective_scan: {name} must be (batch, state, length) = {(batch, state, length)}, the same with groups "
-                f"that divide dim = {dim} as second axis, or (dim, state) = {(dim, state)}, got {shape}"
+                f"selective_scan: {name} must be (batch, state, length) = {(batch, state, length)}, the same with a "
+                f"second axis of groups dividing dim = {dim}, or (dim, state) = {(dim, state)}, got {shape}"
             )
 
 

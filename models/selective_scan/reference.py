@@ -28,7 +28,7 @@ def selective_scan_reference(
 ) -> Tensor:
     """Scan u (batch, dim, length) with B, C (batch, groups, state, length); gradients by autograd.
 
-    Computes in float64 where u is float64, else in float32; the result has u's dtype. The caller has checked the shapes.
+    Computes in float64 where u is float64, else in float32; the result has u's dtype. The caller checks the shapes.
     """
     out_dtype, groups = u.dtype, B.shape[1]
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32

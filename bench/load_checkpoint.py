@@ -1,0 +1,95 @@
+"""Time and peak memory of loading a checkpoint: python -m bench.load_checkpoint [--folder DIR]
+
+Random checkpoints of BERT base (as .bin and as .safetensors) and of Vim-B (.pth) are written, then each is loaded in a
+process of its own into a model that consists of little else. Peak memory is the process's resident set, pages of the
+mapped file included: above what it was before the model was built, and above what it was with the model. Linux only.
+"""
+
+import argparse
+import gc
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save_file
+
+from models.bert_layers import BertSizes
+from models.person_search import PersonSearchModel
+from models.text_encoder import TextEncoder
+from models.vision_mamba import VisionMamba
+from models.weights import initialise
+
+MIB = 2**20
+TINY_BERT = BertSizes(hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16, vocab_size=16)
+
+
+def build(kind: str) -> PersonSearchModel:
+    """BERT base beside a tiny Vim, or Vim-B beside a tiny BERT."""
+    image = {"width": 768, "depth": 24} if kind == "vim" else {"width": 16, "depth": 1}
+    sizes = BertSizes() if kind == "bert" else TINY_BERT
+    encoder = VisionMamba(image_size=(224, 224), **image)
+    return PersonSearchModel(
+        encoder,
+        TextEncoder(sizes, image_width=encoder.width, fusion_layer=sizes.num_hidden_layers, full_cross_attention=False),
+        None,
+        embed_dim=16,
+        temperature=0.07,
+        pixel_mean=(0.5, 0.5, 0.5),
+        pixel_std=(0.5, 0.5, 0.5),
+        tasks=frozenset(),
+    )
+
+
+def write(kind: str, path: Path) -> None:
+    model = build(kind)
+    if kind == "vim":
+        torch.save({"model": model.image_encoder.state_dict()}, path)
+        return
+    tensors = {f"bert.{name}": tensor for name, tensor in model.text_encoder.bert.state_dict().items()}
+    if path.suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path)
+
+
+def resident(field: str) -> float:
+    """VmRSS (now) or VmHWM (peak since the last reset) of this process in MiB."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith(field)) / 1024
+
+
+def load(kind: str, path: Path) -> tuple[float, float, float]:
+    """Seconds of loading, peak above the process without the model, peak above the process with it, in MiB."""
+    empty = resident("VmRSS")
+    model = build(kind)
+    gc.collect()
+    built = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    begin = time.perf_counter()
+    initialise(model, path)
+    return time.perf_counter() - begin, resident("VmHWM") - empty, resident("VmHWM") - built
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, help="where to put the checkpoints (default: a temporary folder)")
+    args = parser.parse_args()
+    table = Table("checkpoint", "MiB", "seconds", "peak / file, model included", "peak / file, above the model")
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        for kind, name in (("bert", "bert.bin"), ("bert", "bert.safetensors"), ("vim", "vim.pth")):
+            path = Path(folder) / name
+            # spawned, so that no process starts with memory that another has used
+            with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+                pool.apply(write, (kind, path))
+                seconds, whole, above = pool.apply(load, (kind, path))
+            size = path.stat().st_size / MIB
+            table.add_row(name, f"{size:.0f}", f"{seconds:.2f}", f"{whole / size:.2f}", f"{above / size:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

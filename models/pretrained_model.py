@@ -1,0 +1,39 @@
+"""The model as a folder that can be shared: config.json with every size, model.safetensors with every weight.
+
+model = PretrainedPersonSearch.from_pretrained("exported/cuhk")     # a folder, or a name on the Hugging Face hub
+"""
+
+from typing import Any
+
+from huggingface_hub import PyTorchModelHubMixin
+
+from models.build import model_parts
+from models.person_search import PersonSearchModel
+
+
+class PretrainedPersonSearch(PersonSearchModel, PyTorchModelHubMixin, library_name="mamba-tbps", license="mit"):
+    """A PersonSearchModel that is built from plain values, so that its folder needs nothing else.
+
+    Args:
+        max_words: what captions are cut to, in words when they are cleaned and in word pieces, [CLS] included.
+        others: as `models.build.model_sizes` gives them.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_encoder: dict[str, Any],
+        text_encoder: dict[str, Any],
+        decoder: dict[str, Any],
+        embed_dim: int,
+        temperature: float,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        tasks: list[str],
+        max_words: int,
+    ) -> None:
+        parts = model_parts(
+            image_encoder=image_encoder, text_encoder=text_encoder, decoder=decoder, tasks=tasks, embed_dim=embed_dim
+        )
+        super().__init__(**parts, temperature=temperature, pixel_mean=tuple(pixel_mean), pixel_std=tuple(pixel_std))
+        self.max_words = max_words

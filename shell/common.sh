@@ -1,0 +1,68 @@
+# Sourced by the scripts beside it, which set REPOSITORY (absolute). Sets PYTHON: the one that PYTHON= names, else the
+# active virtual environment's, else that of .venv in the repository, else the first python in the path.
+
+if [[ ${PYTHON:-} == */* && $PYTHON != /* ]]; then
+  PYTHON="$PWD/$PYTHON"  # meant relative to the folder of the caller
+elif [[ -z ${PYTHON:-} && -z ${VIRTUAL_ENV:-} && -x $REPOSITORY/.venv/bin/python ]]; then
+  PYTHON="$REPOSITORY/.venv/bin/python"
+fi
+PYTHON=${PYTHON:-python}
+
+# usage SCRIPT: the comment at the top of a script
+usage() {
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$1"
+  echo
+}
+
+# launch PROGRAM ARGUMENT...: run train.py or eval.py, one process per visible GPU, one where there is none. The usual
+# variables of torchrun say otherwise: NPROC_PER_NODE, and for several machines NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT.
+launch() {
+  local program=$1 processes=${NPROC_PER_NODE:-} nodes=${NNODES:-1} rendezvous=(--standalone)
+  shift
+  if [[ -z $processes ]]; then
+    processes=$("$PYTHON" -c 'import torch; print(max(1, torch.cuda.device_count()))')
+  fi
+  if [[ $nodes != 1 ]]; then
+    if [[ -z ${NODE_RANK:-} || -z ${MASTER_ADDR:-} ]]; then
+      echo "error: NNODES is $nodes: set NODE_RANK (0 to $((nodes - 1))) and MASTER_ADDR (the machine of rank 0) as well" >&2
+      exit 2
+    fi
+    rendezvous=(--nnodes="$nodes" --node_rank="$NODE_RANK" --master_addr="$MASTER_ADDR")
+    rendezvous+=(--master_port="${MASTER_PORT:-29500}")
+  elif [[ -n ${MASTER_PORT:-} ]]; then
+    rendezvous=(--master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="$MASTER_PORT")
+  fi
+  if [[ $nodes == 1 && $processes == 1 ]]; then
+    exec "$PYTHON" "$REPOSITORY/$program" "$@"
+  fi
+  exec "$PYTHON" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node="$processes" "$REPOSITORY/$program" "$@"
+}
+
+# train CONFIG ARGUMENT...: what the *_train.sh scripts do
+train() {
+  local config=$1
+  shift
+  if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+    usage "$0"
+    exec "$PYTHON" "$REPOSITORY/train.py" --help
+  fi
+  launch train.py --config "$REPOSITORY/configs/$config" "$@"
+}
+
+# evaluate CONFIG DEFAULT_CHECKPOINT [CHECKPOINT] ARGUMENT...: what the *-eval.sh scripts do
+evaluate() {
+  local config=$1 checkpoint=$2
+  shift 2
+  if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+    usage "$0"
+    exec "$PYTHON" "$REPOSITORY/eval.py" --help
+  fi
+  if [[ $# -gt 0 && $1 != -* ]]; then
+    checkpoint=$1
+    shift
+  elif [[ ! -e $checkpoint ]]; then
+    echo "error: no checkpoint at $checkpoint: give one as first argument, or edit CHECKPOINT in $0" >&2
+    exit 2
+  fi
+  launch eval.py --config "$REPOSITORY/configs/$config" --checkpoint "$checkpoint" "$@"
+}

@@ -1,0 +1,80 @@
+"""Shared fixtures: a tiny SynthPedes on disk, a BERT folder with its few words, and the debug configuration on both."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for each other cost more than they help
+
+import pytest
+
+from dataset.captions import clean_caption
+from dataset.prepare import main as prepare
+from dataset.synthetic import generate
+from utils.config import Config, load_config
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DEBUG_CONFIG = REPOSITORY / "configs" / "debug.yaml"
+PEOPLE = {"train": 6, "val": 3, "test": 4}
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+@pytest.fixture(scope="session")
+def tiny_benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared CUHK-PEDES format, PEOPLE with two images of two captions each. Not to be changed: see copy_of."""
+    root = tmp_path_factory.mktemp("data") / "tiny"
+    generate(
+        root,
+        benchmark="CUHK-PEDES",
+        people=PEOPLE,
+        images_per_person=2,
+        captions_per_image=2,
+        seed=0,
+        size_px=(64, 32),
+        workers=1,
+        lookalikes=0.0,
+    )
+    assert prepare(["CUHK-PEDES", str(root)]) == 0
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tiny_benchmark: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a config.json and a vocab.txt of the benchmark's words: most of a step's time is the vocabulary."""
+    folder = tmp_path_factory.mktemp("bert")
+    words = {word for record in read_split(tiny_benchmark, "train") for word in words_of(record)}
+    vocabulary = [*SPECIAL_TOKENS, *sorted(words)]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": len(vocabulary)}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def debug_settings(tiny_benchmark: Path, tiny_bert: Path) -> Callable[..., list[str]]:
+    """Makes the arguments of a command on configs/debug.yaml: settings("train.epochs=1", root=...)."""
+
+    def settings(*overrides: str, root: Path = tiny_benchmark) -> list[str]:
+        given = [f"dataset.root={root}", f"model.text_encoder.name={tiny_bert}", *overrides]
+        return ["--config", str(DEBUG_CONFIG), "--set", *given]
+
+    return settings
+
+
+@pytest.fixture(scope="session")
+def debug_config(debug_settings: Callable[..., list[str]]) -> Callable[..., Config]:
+    """Makes the same configuration as an object: config("train.epochs=1")."""
+
+    def config(*overrides: str, root: Path | None = None) -> Config:
+        arguments = debug_settings(*overrides) if root is None else debug_settings(*overrides, root=root)
+        return load_config(arguments[1], arguments[3:])
+
+    return config
+
+
+def read_split(root: Path, split: str) -> list[dict]:
+    return json.loads((root / "processed_data" / f"{split}.json").read_text())
+
+
+def words_of(record: dict) -> list[str]:
+    return [word for caption in record["captions"] for word in clean_caption(caption, 99).split()]

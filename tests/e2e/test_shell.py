@@ -1,0 +1,36 @@
+"""The scripts in shell/: they are valid bash, and every file that they name exists."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+SCRIPTS = sorted((REPOSITORY / "shell").glob("*.sh"))
+NAMED_FILE = re.compile(r"(?<![\w./*-])(?:\$REPOSITORY/)?([\w./-]*\w\.(?:py|sh|yaml|txt|md))\b")  # but not *-eval.sh
+FOLDERS = ("", "configs", "shell")  # where a script may mean a bare name to be
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_syntax(script):
+    bash = shutil.which("bash")
+    assert bash is not None
+    done = subprocess.run([bash, "-n", str(script)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_named_files_exist(script):
+    named = {name.lstrip("/") for name in NAMED_FILE.findall(script.read_text())}  # "$(dirname ...)/common.sh"
+    assert named
+    missing = [name for name in named if not any((REPOSITORY / folder / name).exists() for folder in FOLDERS)]
+    assert missing == []
+
+
+def test_the_names_that_users_type():
+    names = {path.name for path in SCRIPTS}
+    benchmarks = ("cuhk", "icfg", "rstp")
+    assert {f"{name}_train.sh" for name in benchmarks} | {f"{name}-eval.sh" for name in benchmarks} <= names
+    assert "data_process.sh" in names

@@ -1,0 +1,63 @@
+"""What all figures share: fonts, colours that differ in lightness as well (print, colour-blind readers), saving."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")  # before pyplot is imported anywhere: no display is needed
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, https://jfly.uni-koeln.de/color/
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+INK, GREY, PALE = "#222222", "#8A8A8A", "#E4E4E4"
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": PALE,
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "lines.linewidth": 1.6,
+    "pdf.fonttype": 42,  # text stays text in the PDF
+}
+PIXELS_PER_INCH = 150
+
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # it reports every table of a PDF's fonts
+
+
+def new_figure(width_inches: float, height_inches: float, **options) -> Figure:
+    """An empty figure in the common style; options as of pyplot.figure. Close it with plt.close when done."""
+    plt.rcdefaults()
+    plt.rcParams.update(_STYLE)
+    return plt.figure(figsize=(width_inches, height_inches), **options)
+
+
+def save(figure: Figure, path: Path, formats: tuple[str, ...] = ("png", "pdf")) -> list[Path]:
+    """Write path with each of the formats as its suffix, close the figure, and return the files.
+
+    Raises: OSError if a file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = [path.with_suffix(f".{suffix}") for suffix in formats]
+    for file in files:
+        # without the date, the same figure gives the same file
+        metadata = {"CreationDate": None} if file.suffix == ".pdf" else {}
+        figure.savefig(file, dpi=PIXELS_PER_INCH, facecolor="white", metadata=metadata)
+    plt.close(figure)
+    return files
