@@ -114,6 +114,7 @@ def start_from(
         allow_missing=config.init.allow_missing,
         trust=trust,
         copy_cross_attention=config.init.copy_cross_attention,
+        bert_layers=config.init.bert_layers,
     )
     for report in reports if process.is_main else ():
         Console(stderr=True).print(report_table(report, model))
@@ -256,7 +257,7 @@ def compute_losses(
     settings: StepSettings,
 ) -> dict[str, Tensor]:
     """One pure function per loss of weight > 0; a pair is a positive, a text with a wrong image, or the reverse."""
-    num_pairs = len(batch.person_id)
+    num_pairs = len(inputs.own_attention_mask)  # all losses but itc see so many of the batch
     is_match = torch.arange(3 * num_pairs, device=batch.person_id.device) < num_pairs
     drawn = torch.cat([is_match[:num_pairs], output.negatives.image_valid, output.negatives.text_valid])
     compute = {
@@ -276,13 +277,13 @@ def compute_losses(
             candidate_person_id=gather(batch.person_id),
         ),
         "itm": lambda: itm_loss(output.match_logits, is_match.long(), drawn),
-        "prd": lambda: prd_loss(output.replaced_logits, batch.replaced),
+        "prd": lambda: prd_loss(output.replaced_logits, batch.replaced[:num_pairs]),
         "mlm": lambda: mlm_loss(output.mlm_logits, targets.mlm_labels, targets.mlm_logits, alpha=alpha),
         "mrtd": lambda: mrtd_loss(output.mrtd_logits, targets.mrtd_labels),
         "attribute": lambda: attribute_loss(
             output.chunk_logits, output.chunk_present & drawn[:, None], is_match.long()
         ),
-        "mae": lambda: mae_loss(output.reconstruction, inputs.image, targets.masked_patches, settings.patch_size),
+        "mae": lambda: mae_loss(output.reconstruction, inputs.image[:num_pairs], targets.masked_patches, settings.patch_size),
     }
     return {key: loss() for key, loss in compute.items() if key in settings.tasks}
 

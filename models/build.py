@@ -128,6 +128,7 @@ def step_settings(config: Config, tokenizer: PreTrainedTokenizerBase) -> StepSet
         mrtd_mask_probability=config.losses.mrtd_mask_probability,
         mask_ratio=config.model.mask_ratio,
         patch_size=config.model.image_encoder.patch_size,
+        cross_modal_share=config.losses.cross_modal_share,
         tasks=tasks_of(config),
     )
 

@@ -5,7 +5,7 @@ ALBEF (arXiv:2107.07651) and the systems that grew from it: RaSa (arXiv:2305.136
 MAMBA-TBPS. docs/checkpoints.md says where each file is found.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -159,6 +159,19 @@ def _rename_system(name: str) -> str | None:
 
 def _with_role(own: str) -> str | None:
     return None if own.startswith(WITHOUT_ROLE) else own
+
+
+def of_bert_layers(kind: Kind, layers: Sequence[int]) -> Kind:
+    """The same kind of BERT, of which only these layers are taken: the first of them becomes layer 0, and so on."""
+
+    def rename(name: str) -> str | None:
+        before, marker, after = name.partition(".layer.")
+        if not marker:
+            return kind.rename(name)
+        number, _, rest = after.partition(".")
+        return kind.rename(f"{before}.layer.{layers.index(int(number))}.{rest}") if int(number) in layers else None
+
+    return kind._replace(rename=rename)
 
 
 def layer_number(name: str) -> int:

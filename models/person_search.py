@@ -19,20 +19,20 @@ TEMPERATURE_RANGE = (0.001, 0.5)
 
 
 class TrainInputs(NamedTuple):
-    """One batch as the online model sees it, random draws included."""
+    """One batch as the online model sees it, random draws included. Only itc sees all B pairs, the others the first n."""
 
     image: Tensor  # (B, 3, H, W), normalised
-    kept_patches: Tensor | None  # (B, K), for mae
+    kept_patches: Tensor | None  # (n, K), for mae
     person_id: Tensor  # (B,)
     input_ids: Tensor  # (B, L) the weak-positive caption
     attention_mask: Tensor  # (B, L)
     attribute_ids: Tensor  # (B, L), 0 = none, k = k-th chunk
     momentum_image: Tensor  # (B, E) embeddings of the momentum encoders, which negatives are drawn by
     momentum_text: Tensor  # (B, E)
-    own_attention_mask: Tensor  # (B, L) of the own caption, for mlm and mrtd
-    mlm_ids: Tensor | None  # (B, L) masked own caption
+    own_attention_mask: Tensor  # (n, L) of the own caption, for mlm and mrtd
+    mlm_ids: Tensor | None  # (n, L) masked own caption
     mlm_places: Tensor | None  # (M, 2) row and column of the masked places
-    mrtd_ids: Tensor | None  # (B, L) own caption rewritten by the momentum encoder
+    mrtd_ids: Tensor | None  # (n, L) own caption rewritten by the momentum encoder
 
 
 class TrainOutput(NamedTuple):
@@ -40,14 +40,14 @@ class TrainOutput(NamedTuple):
 
     image_embedding: Tensor  # (B, E)
     text_embedding: Tensor  # (B, E)
-    match_logits: Tensor | None  # (3B, 2): positives, texts with a negative image, negative texts with their image
-    negatives: Negatives
-    chunk_logits: Tensor | None  # (3B, C, 2), the matching head on each attribute chunk
-    chunk_present: Tensor | None  # (3B, C) bool
-    replaced_logits: Tensor | None  # (B, 2)
+    match_logits: Tensor | None  # (3n, 2): positives, texts with a negative image, negative texts with their image
+    negatives: Negatives  # of the first n pairs
+    chunk_logits: Tensor | None  # (3n, C, 2), the matching head on each attribute chunk
+    chunk_present: Tensor | None  # (3n, C) bool
+    replaced_logits: Tensor | None  # (n, 2)
     mlm_logits: Tensor | None  # (M, V)
-    mrtd_logits: Tensor | None  # (B, L, 2)
-    reconstruction: Tensor | None  # (B, N, P*P*3)
+    mrtd_logits: Tensor | None  # (n, L, 2)
+    reconstruction: Tensor | None  # (n, N, P*P*3)
 
 
 class PersonSearchModel(nn.Module):
@@ -120,12 +120,14 @@ class PersonSearchModel(nn.Module):
         """One training pass: every output that a task in `tasks` needs."""
         image_features, image_embedding = self.encode_image(inputs.image)
         text_features, text_embedding = self.encode_text(inputs.input_ids, inputs.attention_mask)
+        num_pairs = len(inputs.own_attention_mask)
         with torch.no_grad():
-            negatives = draw_negatives(
+            drawn = draw_negatives(
                 image_embedding.float() @ inputs.momentum_text.float().T / self.temperature,
                 text_embedding.float() @ inputs.momentum_image.float().T / self.temperature,
                 inputs.person_id,
             )
+            negatives = Negatives(*(field[:num_pairs] for field in drawn))
         pair_hidden, mlm_hidden, mrtd_hidden = self._cross_modal_passes(inputs, image_features.tokens, negatives)
         chunk_logits, chunk_present = self._chunk_outputs(pair_hidden, inputs.attribute_ids, negatives)
         class_hidden = pair_hidden[:, 0] if pair_hidden is not None else None
@@ -138,7 +140,7 @@ class PersonSearchModel(nn.Module):
             chunk_present=chunk_present,
             replaced_logits=None
             if self.prd_head is None or class_hidden is None
-            else self.prd_head(class_hidden[: len(image_embedding)]),
+            else self.prd_head(class_hidden[:num_pairs]),
             mlm_logits=None
             if mlm_hidden is None or inputs.mlm_places is None
             else self.text_encoder.mlm_logits(mlm_hidden[tuple(inputs.mlm_places.T)]),
@@ -149,14 +151,15 @@ class PersonSearchModel(nn.Module):
     def _cross_modal_passes(
         self, inputs: TrainInputs, image_tokens: Tensor, negatives: Negatives
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Hidden states of the 3B pairs, of the masked and of the rewritten captions, from one batched pass."""
-        batch = len(image_tokens)
-        own = torch.arange(batch, device=image_tokens.device)
+        """Hidden states of the 3n pairs, of the masked and of the rewritten captions, from one batched pass."""
+        num_pairs = len(inputs.own_attention_mask)
+        own = torch.arange(num_pairs, device=image_tokens.device)
         ids, masks, images = [], [], []
         with_pairs = bool(self.tasks & {"itm", "prd", "attribute"})
         if with_pairs:
-            ids += [inputs.input_ids, inputs.input_ids, inputs.input_ids[negatives.text_index]]
-            masks += [inputs.attention_mask, inputs.attention_mask, inputs.attention_mask[negatives.text_index]]
+            texts = torch.cat([own, own, negatives.text_index])
+            ids.append(inputs.input_ids[texts])
+            masks.append(inputs.attention_mask[texts])
             images += [own, negatives.image_index, own]
         for rewritten in (inputs.mlm_ids, inputs.mrtd_ids):
             if rewritten is not None:
@@ -166,8 +169,8 @@ class PersonSearchModel(nn.Module):
         if not ids:
             return None, None, None
         hidden = self.text_encoder.cross_modal(_stack(ids), _stack(masks), image_tokens, torch.cat(images))
-        parts = list(hidden.split(batch))
-        pairs = torch.cat([parts.pop(0) for _ in range(3)]) if with_pairs else None
+        parts = list(hidden.split([len(part) for part in ids]))
+        pairs = parts.pop(0) if with_pairs else None
         own_length = inputs.own_attention_mask.shape[1]
         mlm, mrtd = (
             parts.pop(0)[:, :own_length] if rewritten is not None else None
@@ -178,13 +181,14 @@ class PersonSearchModel(nn.Module):
     def _chunk_outputs(
         self, pair_hidden: Tensor | None, attribute_ids: Tensor, negatives: Negatives
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The matching head on the mean over each chunk's tokens: logits (3B, C, 2), present (3B, C)."""
+        """The matching head on the mean over each chunk's tokens: logits (3n, C, 2), present (3n, C)."""
         if "attribute" not in self.tasks or pair_hidden is None:
             return None, None
-        ids = torch.cat([attribute_ids, attribute_ids, attribute_ids[negatives.text_index]])  # (3B, L)
+        own = attribute_ids[: len(negatives.text_index)]
+        ids = torch.cat([own, own, attribute_ids[negatives.text_index]])  # (3n, L)
         max_chunks = max(1, ids.shape[1] // 2)  # a chunk has an adjective and a noun at least; a bound without a sync
         chunk = torch.arange(1, max_chunks + 1, device=ids.device)
-        member = (ids[:, None] == chunk[:, None]).to(pair_hidden.dtype)  # (3B, C, L)
+        member = (ids[:, None] == chunk[:, None]).to(pair_hidden.dtype)  # (3n, C, L)
         count = member.sum(dim=-1, keepdim=True)
         mean = member @ pair_hidden[:, : ids.shape[1]] / count.clamp(min=1)
         return self.itm_head(mean), count[..., 0] > 0
@@ -192,11 +196,13 @@ class PersonSearchModel(nn.Module):
     def _reconstruct(self, inputs: TrainInputs, text_features: TextFeatures) -> Tensor | None:
         if self.decoder is None or inputs.kept_patches is None:
             return None
-        kept_features = self.image_encoder.encode_masked(inputs.image, inputs.kept_patches)
-        return self.decoder(kept_features, inputs.kept_patches, text_features.tokens, inputs.attention_mask)
+        num_pairs = len(inputs.kept_patches)
+        kept_features = self.image_encoder.encode_masked(inputs.image[:num_pairs], inputs.kept_patches)
+        text_tokens, text_mask = text_features.tokens[:num_pairs], inputs.attention_mask[:num_pairs]
+        return self.decoder(kept_features, inputs.kept_patches, text_tokens, text_mask)
 
 
 def _stack(tokens: list[Tensor]) -> Tensor:
-    """Concatenate (B, L_i) along the rows, padded with 0 to the longest."""
+    """Concatenate (rows_i, L_i) along the rows, padded with 0 to the longest."""
     length = max(part.shape[1] for part in tokens)
     return torch.cat([F.pad(part, (0, length - part.shape[1])) for part in tokens])

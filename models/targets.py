@@ -1,9 +1,10 @@
 """What a training step prepares before the online pass: the random draws and the momentum encoders' targets.
 
-B batch, E embedding, L tokens, N patches, M masked words, V vocabulary. Nothing here gets a gradient.
+B batch, n of its pairs that all losses but itc see, E embedding, L tokens, N patches, M masked words, V vocabulary. Nothing here gets a gradient.
 Source: design of the losses in ALBEF (arXiv:2107.07651), RaSa (arXiv:2305.13653) and MAE (arXiv:2111.06377).
 """
 
+import math
 from typing import NamedTuple, Protocol
 
 import torch
@@ -24,6 +25,7 @@ class StepSettings(NamedTuple):
     mrtd_mask_probability: float
     mask_ratio: float
     patch_size: int
+    cross_modal_share: float  # of a batch's pairs, the first ones, that all losses but itc see
     tasks: frozenset[str]
 
 
@@ -34,8 +36,8 @@ class Targets(NamedTuple):
     momentum_text: Tensor  # (B, E)
     mlm_labels: Tensor | None  # (M,)
     mlm_logits: Tensor | None  # (M, V) of the momentum encoder
-    mrtd_labels: Tensor | None  # (B, L)
-    masked_patches: Tensor | None  # (B, N) bool
+    mrtd_labels: Tensor | None  # (n, L)
+    masked_patches: Tensor | None  # (n, N) bool
 
 
 class Text(Protocol):
@@ -62,15 +64,16 @@ def prepare_step(
 
     Args: image_1 for the online encoder, image_2 for the momentum encoder, both (B, 3, H, W), normalised.
     """
-    own_ids, own_mask = samples.text_1.input_ids, samples.text_1.attention_mask
+    num_pairs = math.ceil(len(image_1) * settings.cross_modal_share)
+    own_ids, own_mask = samples.text_1.input_ids[:num_pairs], samples.text_1.attention_mask[:num_pairs]
     weak_ids, weak_mask = samples.text_2.input_ids, samples.text_2.attention_mask
     features, momentum_image = momentum_encoder.encode_image(image_2)
     momentum_text = momentum_encoder.encode_text(weak_ids, weak_mask)
-    words = _word_targets(own_ids, own_mask, features.tokens, momentum_encoder, settings)
+    words = _word_targets(own_ids, own_mask, features.tokens[:num_pairs], momentum_encoder, settings)
     patches = None
     if "mae" in settings.tasks:
         num_patches = image_1.shape[-1] * image_1.shape[-2] // settings.patch_size**2
-        patches = draw_kept_patches(len(own_ids), num_patches, settings.mask_ratio, device=own_ids.device)
+        patches = draw_kept_patches(num_pairs, num_patches, settings.mask_ratio, device=own_ids.device)
     inputs = TrainInputs(
         image=image_1,
         kept_patches=patches.kept if patches else None,

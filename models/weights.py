@@ -14,7 +14,14 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from models.checkpoint_kinds import CROSS_ATTENTION, Kind, image_encoder_type, layer_number, recognise
+from models.checkpoint_kinds import (
+    CROSS_ATTENTION,
+    Kind,
+    image_encoder_type,
+    layer_number,
+    of_bert_layers,
+    recognise,
+)
 from models.name_lists import abbreviated
 from models.person_search import PersonSearchModel
 from models.positions import Grid, resize_positions
@@ -75,6 +82,7 @@ def initialise_from(
     allow_missing: Collection[str] = (),
     trust: bool = False,
     copy_cross_attention: bool = False,
+    bert_layers: Sequence[int] | None = None,
 ) -> list[LoadReport]:
     """Fill the model from checkpoints in order; where two hold the same parameter, the later one counts.
 
@@ -83,10 +91,11 @@ def initialise_from(
         allow_missing: beginnings of parameter names that may stay random although a checkpoint should hold them.
         trust: unpickle whatever the files hold, code included.
         copy_cross_attention: fill cross-attention that no checkpoint has from the layer fusion_layer above.
+        bert_layers: layers to take of a Hugging Face BERT that has more than the model; None = its first ones.
     Raises: UserError naming the file if it cannot be read, is of no known kind, holds tensors of another size, or
         lacks parameters that it should hold and no other checkpoint given does. The model is untouched then.
     """
-    plans = [_plan(model, Path(path), trust) for path in paths]
+    plans = [_plan(model, Path(path), trust, bert_layers) for path in paths]
     filled = {name for plan in plans for name in plan.sources}
     plans = [plan._replace(missing=[name for name in plan.missing if name not in filled]) for plan in plans]
     for plan in plans:
@@ -141,10 +150,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return read_weights(path).tensors
 
 
-def _plan(model: PersonSearchModel, path: Path, trust: bool) -> Plan:
+def _plan(model: PersonSearchModel, path: Path, trust: bool, bert_layers: Sequence[int] | None) -> Plan:
     """Decide by names and shapes what to take; reads no tensor from disk but position rows."""
     stored = read_weights(path, trust=trust)
     kind = recognise(stored.tensors, path)
+    if bert_layers is not None and kind.name == "BERT":
+        kind = of_bert_layers(kind, bert_layers)
     own = model.state_dict()
     model_image = image_encoder_type(own, "image_encoder")
     differs = kind.image is not None and kind.image != model_image

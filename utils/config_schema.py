@@ -163,6 +163,7 @@ class LossesConfig:
     warm_up: bool
     mlm_probability: NonZeroFraction
     mrtd_mask_probability: NonZeroFraction
+    cross_modal_share: NonZeroFraction
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -170,6 +171,7 @@ class InitConfig:
     paths: tuple[NonEmptyStr, ...]
     allow_missing: tuple[NonEmptyStr, ...]
     copy_cross_attention: bool
+    bert_layers: tuple[NaturalInt, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

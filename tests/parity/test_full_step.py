@@ -146,7 +146,7 @@ def test_step(case, monkeypatch):
         text_1=texts[0], text_2=texts[1], person_id=tensors["in.idx"], replaced=tensors["in.replace"]
     )
     settings = StepSettings(
-        104, 4, 2, config["mlm_probability"], config["mrtd_mask_probability"], config["mask_ratio"], 16, TASKS
+        104, 4, 2, config["mlm_probability"], config["mrtd_mask_probability"], config["mask_ratio"], 16, 1.0, TASKS
     )
     replay(monkeypatch, tensors, texts[0].attention_mask)
     image_1, image_2 = tensors["in.image1"].double(), tensors["in.image2"].double()
