@@ -66,3 +66,21 @@ evaluate() {
   fi
   launch eval.py --config "$REPOSITORY/configs/$config" --checkpoint "$checkpoint" "$@"
 }
+
+# set_up: an environment with everything in requirements.txt. Makes .venv unless a virtual environment is active or
+# PYTHON= names a python; installs only when requirements.txt has changed since the last time.
+set_up() {
+  local stamp wanted
+  if [[ $PYTHON == python && -z ${VIRTUAL_ENV:-} ]]; then
+    echo "making a virtual environment in $REPOSITORY/.venv"
+    "$(command -v python3 || command -v python)" -m venv "$REPOSITORY/.venv"
+    PYTHON="$REPOSITORY/.venv/bin/python"
+  fi
+  stamp="$("$PYTHON" -c 'import sys; print(sys.prefix)')/mamba-tbps-requirements.txt"
+  wanted="$REPOSITORY/requirements.txt"
+  if ! cmp -s "$wanted" "$stamp"; then
+    echo "installing requirements.txt: several GB and some minutes, the first time"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$wanted"
+    cp "$wanted" "$stamp"
+  fi
+}

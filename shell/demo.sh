@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Everything on drawn pedestrians: set-up, data, training with all the losses, evaluation on people never trained on.
+# Usage: bash shell/demo.sh [arguments of train.py]     Leaves its results in output/demo/; a second run re-uses what exists.
+set -euo pipefail
+REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$REPOSITORY/shell/common.sh"
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+  usage "$0"
+  exit
+fi
+set_up
+cd "$REPOSITORY"
+DATA=data/synthpedes
+RUN=output/demo
+
+"$PYTHON" -m dataset.synthetic "$DATA" --format CUHK-PEDES --people-train 900 --people-val 25 --people-test 50
+"$PYTHON" -m dataset.prepare CUHK-PEDES "$DATA"
+if [[ -e $RUN/last.pth ]]; then
+  "$PYTHON" train.py --config configs/demo.yaml --output "$RUN" --resume "$@"
+else
+  "$PYTHON" train.py --config configs/demo.yaml --output "$RUN" "$@"
+fi
+"$PYTHON" eval.py --config "$RUN/config.yaml" --checkpoint "$RUN/best.pth" --output "$RUN" --save-scores
+"$PYTHON" -m utils.figures curves "$RUN"
+"$PYTHON" -m utils.figures retrievals "$RUN" --config "$RUN/config.yaml"
+echo
+echo "in $REPOSITORY/$RUN: metrics.json, log.jsonl, curves.png, retrievals.png, best.pth"
