@@ -283,7 +283,9 @@ def compute_losses(
         "attribute": lambda: attribute_loss(
             output.chunk_logits, output.chunk_present & drawn[:, None], is_match.long()
         ),
-        "mae": lambda: mae_loss(output.reconstruction, inputs.image[:num_pairs], targets.masked_patches, settings.patch_size),
+        "mae": lambda: mae_loss(
+            output.reconstruction, inputs.image[:num_pairs], targets.masked_patches, settings.patch_size
+        ),
     }
     return {key: loss() for key, loss in compute.items() if key in settings.tasks}
 

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
-from utils.progress import progress
+from utils.errors import UserError
+from utils.log import progress
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def find_chunks(captions: Sequence[str], cache_dir: Path) -> list[Chunks]:
     """Chunks of every caption (cleaned), in the order given; an empty list where a caption has none.
 
     Several processes may call this at once: one parses while the others wait and then read what it stored.
-    Raises: ValueError if the cache cannot be written.
+    Raises: UserError if the cache cannot be written.
     """
     parser = installed_parser()
     unique = list(dict.fromkeys(captions))
@@ -91,7 +92,7 @@ def find_chunks(captions: Sequence[str], cache_dir: Path) -> list[Chunks]:
             if missing:
                 found.update(_parse_and_store(database, parser, missing))
     except (OSError, sqlite3.Error) as error:
-        raise ValueError(f"cannot keep attribute chunks in {cache_dir} ({error}): make it a writable folder") from error
+        raise UserError(f"cannot keep attribute chunks in {cache_dir} ({error}): make it a writable folder") from error
     return [found[caption] for caption in captions]
 
 
@@ -146,13 +147,13 @@ def _parse_and_store(database: sqlite3.Connection, parser: Parser, captions: lis
         )
     parsed = chunks_by_rules(captions) if parser.model is None else chunks_by_spacy(captions, parser.model)
     pairs = zip(captions, parsed, strict=True)
-    with progress("finding attribute chunks", len(captions), "captions") as advance:
+    with progress[None](len(captions), "finding attribute chunks", "captions") as bar:
         while batch := list(islice(pairs, CAPTIONS_PER_COMMIT)):
             rows = [(parser.key, caption, json.dumps(chunks)) for caption, chunks in batch]
             with database:  # one transaction
                 database.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?)", rows)
             found.update(batch)
-            advance(len(batch))
+            bar.advance(len(batch))
     return found
 
 

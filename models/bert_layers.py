@@ -147,18 +147,28 @@ class Layer(nn.Module):
         return self.output(self.intermediate(hidden), hidden)
 
 
+class HeadTransform(nn.Module):
+    """(..., D) -> (..., D)"""
+
+    def __init__(self, sizes: BertSizes) -> None:
+        super().__init__()
+        self.dense = nn.Linear(sizes.hidden_size, sizes.hidden_size)
+        self.LayerNorm = nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.LayerNorm(F.gelu(self.dense(hidden)))
+
+
 class MaskedLanguageHead(nn.Module):
     """Hidden states (..., D) -> logits over the vocabulary (..., V); the last matrix is the word embedding."""
 
-    def __init__(self, sizes: BertSizes, word_embedding: nn.Parameter) -> None:
+    def __init__(self, sizes: BertSizes, word_embedding: Tensor) -> None:
         super().__init__()
-        self.transform = nn.Module()
-        self.transform.dense = nn.Linear(sizes.hidden_size, sizes.hidden_size)
-        self.transform.LayerNorm = nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
+        self.transform = HeadTransform(sizes)
         self.bias = nn.Parameter(torch.zeros(sizes.vocab_size))
         self.decoder = nn.Linear(sizes.hidden_size, sizes.vocab_size, bias=False)
+        assert isinstance(word_embedding, nn.Parameter)  # as torch types a module's weight
         self.decoder.weight = word_embedding
 
     def forward(self, hidden: Tensor) -> Tensor:
-        hidden = self.transform.LayerNorm(F.gelu(self.transform.dense(hidden)))
-        return F.linear(hidden, self.decoder.weight, self.bias)
+        return F.linear(self.transform(hidden), self.decoder.weight, self.bias)

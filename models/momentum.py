@@ -9,14 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.image_features import ImageFeatures
+from models.image_features import ImageEncoder, ImageFeatures
 from models.person_search import PersonSearchModel
+from models.text_encoder import TextEncoder
 
 COPIED = ("image_encoder", "vision_proj", "text_encoder", "text_proj")
 
 
 class MomentumEncoder(nn.Module):
     """Copies of both encoders and their projections; always in evaluation mode, never trained by gradients."""
+
+    image_encoder: ImageEncoder
+    vision_proj: nn.Linear
+    text_encoder: TextEncoder
+    text_proj: nn.Linear
 
     def __init__(self, model: PersonSearchModel, *, momentum: float) -> None:
         super().__init__()
@@ -32,8 +38,8 @@ class MomentumEncoder(nn.Module):
     @torch.no_grad()
     def update(self, model: PersonSearchModel) -> None:
         """theta_m <- momentum * theta_m + (1 - momentum) * theta. Call once after each optimiser step."""
-        own = list(self.parameters())
-        online = [parameter for name in COPIED for parameter in getattr(model, name).parameters()]
+        own: list[Tensor] = list(self.parameters())
+        online: list[Tensor] = [parameter for name in COPIED for parameter in getattr(model, name).parameters()]
         torch._foreach_lerp_(own, online, 1 - self.momentum)
 
     @torch.no_grad()

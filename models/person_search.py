@@ -4,6 +4,7 @@ Source: ALBEF (arXiv:2107.07651) for the two encoders and the matching head, RaS
 MARS (arXiv:2407.04287) for the attribute chunks and the caption-aware decoder.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ TEMPERATURE_RANGE = (0.001, 0.5)
 
 
 class TrainInputs(NamedTuple):
-    """One batch as the online model sees it, random draws included. Only itc sees all B pairs, the others the first n."""
+    """One batch as the online model sees it, draws included. itc sees all B pairs, the other tasks the first n."""
 
     image: Tensor  # (B, 3, H, W), normalised
     kept_patches: Tensor | None  # (n, K), for mae
@@ -69,8 +70,8 @@ class PersonSearchModel(nn.Module):
         *,
         embed_dim: int,
         temperature: float,
-        pixel_mean: tuple[float, float, float],
-        pixel_std: tuple[float, float, float],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
         tasks: frozenset[str],
     ) -> None:
         super().__init__()

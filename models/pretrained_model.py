@@ -35,5 +35,5 @@ class PretrainedPersonSearch(PersonSearchModel, PyTorchModelHubMixin, library_na
         parts = model_parts(
             image_encoder=image_encoder, text_encoder=text_encoder, decoder=decoder, tasks=tasks, embed_dim=embed_dim
         )
-        super().__init__(**parts, temperature=temperature, pixel_mean=tuple(pixel_mean), pixel_std=tuple(pixel_std))
+        super().__init__(**parts, temperature=temperature, pixel_mean=pixel_mean, pixel_std=pixel_std)
         self.max_words = max_words

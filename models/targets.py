@@ -1,10 +1,12 @@
 """What a training step prepares before the online pass: the random draws and the momentum encoders' targets.
 
-B batch, n of its pairs that all losses but itc see, E embedding, L tokens, N patches, M masked words, V vocabulary. Nothing here gets a gradient.
+B batch, n of its pairs that all losses but itc see, E embedding, L tokens, N patches, M masked words, V vocabulary.
+Nothing here gets a gradient.
 Source: design of the losses in ALBEF (arXiv:2107.07651), RaSa (arXiv:2305.13653) and MAE (arXiv:2111.06377).
 """
 
 import math
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -112,17 +114,17 @@ def _word_targets(
     ids: Tensor, mask: Tensor, image_tokens: Tensor, momentum_encoder: MomentumEncoder, settings: StepSettings
 ) -> _Words:
     """One momentum pass over both masked versions of the captions: soft targets for mlm, new words for mrtd."""
-    vocabulary = {"vocab_size": settings.vocab_size, "mask_id": settings.mask_id, "cls_id": settings.cls_id}
+    mask_some = partial(mask_tokens, vocab_size=settings.vocab_size, mask_id=settings.mask_id, cls_id=settings.cls_id)
     versions, places = [], []
     words = _Words()
     if "mlm" in settings.tasks:
-        masked = mask_tokens(ids, mask, probability=settings.mlm_probability, **vocabulary)
+        masked = mask_some(ids, mask, probability=settings.mlm_probability)
         where = (masked.labels != IGNORED).nonzero()
         words = words._replace(mlm_ids=masked.input_ids, mlm_places=where, mlm_labels=masked.labels[tuple(where.T)])
         versions.append(masked.input_ids)
         places.append(where)
     if "mrtd" in settings.tasks:
-        masked = mask_tokens(ids, mask, probability=settings.mrtd_mask_probability, **vocabulary)
+        masked = mask_some(ids, mask, probability=settings.mrtd_mask_probability)
         versions.append(masked.input_ids)
         places.append(places_of_words(ids, mask, cls_id=settings.cls_id))
     if not versions:

@@ -5,6 +5,7 @@ runs all of them, attending to image tokens in every layer that has cross-attent
 section 3.1) with `full_cross_attention` off, MARS (arXiv:2407.04287, section 3.2) with it on.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,27 @@ INIT_STD = 0.02
 class TextFeatures(NamedTuple):
     pooled: Tensor  # (R, D), the [CLS] token
     tokens: Tensor  # (R, L, D), [CLS] included; 0 in the padding
+
+
+class BertEncoder(nn.Module):
+    """The stack of layers, named as published checkpoints name it."""
+
+    def __init__(self, layers: Iterable[Layer]) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(layers)
+
+
+class Bert(nn.Module):
+    def __init__(self, sizes: BertSizes, layers: Iterable[Layer]) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(sizes)
+        self.encoder = BertEncoder(layers)
+
+
+class PretrainingHeads(nn.Module):
+    def __init__(self, sizes: BertSizes, word_embedding: Tensor) -> None:
+        super().__init__()
+        self.predictions = MaskedLanguageHead(sizes, word_embedding)
 
 
 class TextEncoder(nn.Module):
@@ -41,12 +63,8 @@ class TextEncoder(nn.Module):
         self.width = sizes.hidden_size
         first_cross = 0 if full_cross_attention else fusion_layer
         layers = (Layer(sizes, image_width if n >= first_cross else None) for n in range(sizes.num_hidden_layers))
-        self.bert = nn.Module()
-        self.bert.embeddings = Embeddings(sizes)
-        self.bert.encoder = nn.Module()
-        self.bert.encoder.layer = nn.ModuleList(layers)
-        self.cls = nn.Module()
-        self.cls.predictions = MaskedLanguageHead(sizes, self.bert.embeddings.word_embeddings.weight)
+        self.bert = Bert(sizes, layers)
+        self.cls = PretrainingHeads(sizes, self.bert.embeddings.word_embeddings.weight)
         self.apply(_init_weights)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> TextFeatures:

@@ -32,7 +32,7 @@ class PatchEmbed(nn.Module):
 class Block(nn.Module):
     """Norm and mixer; the residual stream stays outside, in fp32."""
 
-    def __init__(self, mixer: nn.Module, norm: nn.Module) -> None:
+    def __init__(self, mixer: BidirectionalMambaMixer, norm: nn.Module) -> None:
         super().__init__()
         self.mixer = mixer
         self.norm = norm
@@ -133,8 +133,10 @@ class VisionMamba(nn.Module):
             nn.init.trunc_normal_(embedding, std=0.02)
         fan_in = self.patch_embed.proj.weight[0].numel()
         nn.init.trunc_normal_(self.patch_embed.proj.weight, std=fan_in**-0.5)
+        assert self.patch_embed.proj.bias is not None
         nn.init.zeros_(self.patch_embed.proj.bias)
         for layer in self.layers:
+            assert isinstance(layer, Block)
             nn.init.kaiming_uniform_(layer.mixer.out_proj.weight, a=math.sqrt(5))
             with torch.no_grad():
                 layer.mixer.out_proj.weight /= math.sqrt(len(self.layers))

@@ -46,7 +46,7 @@ class VisionTransformer(TimmVisionTransformer):
     def grid(self) -> Grid:
         return self.patch_embed.grid_size
 
-    def forward(self, image: Tensor) -> ImageFeatures:
+    def forward(self, image: Tensor) -> ImageFeatures:  # type: ignore[override]  # ours is the interface of ImageEncoder
         """Encode normalised images (B, 3, H, W). Raises ValueError if H, W is not image_size."""
         check_image_size(image, self.image_size)
         return self._encode(self._embed(image))
@@ -65,6 +65,7 @@ class VisionTransformer(TimmVisionTransformer):
 
     def _encode(self, patches: Tensor) -> ImageFeatures:
         # shape[0], as len() would fix the batch size of an exported graph
+        assert self.cls_token is not None  # timm types it as optional
         class_token = (self.cls_token + self._positions[:, :1]).expand(patches.shape[0], -1, -1)
         tokens = torch.cat([class_token.to(patches.dtype), patches], dim=1)
         for block in self.blocks:

@@ -109,7 +109,8 @@ def chance_level(query_person_id: Tensor, gallery_person_id: Tensor, *, orders: 
         retrieval_metrics(rank_gallery(torch.rand(size, generator=generator)), query_person_id, gallery_person_id)
         for _ in range(max(1, min(orders, CHANCE_ENTRIES // (size[0] * size[1]))))
     ]
-    return Metrics(*torch.tensor(measured, dtype=torch.float64).mean(dim=0).tolist()[:5], *measured[0][5:])
+    r1, r5, r10, mean_ap, mean_inp = torch.tensor(measured, dtype=torch.float64).mean(dim=0).tolist()[:5]
+    return Metrics(r1, r5, r10, mean_ap, mean_inp, *measured[0][5:])
 
 
 def _blocks(num_queries: int, gallery_size: int) -> Iterator[slice]:

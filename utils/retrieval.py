@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ def score_gallery(
     return Scores(similarity, matching, queries.person_id, gallery.person_id, seconds)
 
 
-def measure(scores: Scores, tail: str) -> Metrics:
+def measure(scores: Scores, tail: Literal["similarity", "constant"]) -> Metrics:
     """R1 R5 R10 mAP mINP of the re-ranked order; tail as in `utils.metrics.rank_gallery`."""
     order = rank_gallery(scores.similarity, scores.matching, tail)
     return retrieval_metrics(order, scores.text_person_id, scores.image_person_id)

@@ -21,7 +21,7 @@ from models.image_features import ImageFeatures
 from models.momentum import MomentumEncoder
 from models.person_search import PersonSearchModel
 from models.queue import FeatureQueue
-from models.sampling import Negatives, apply_mask, apply_replacement, MaskDraws, places_of_words
+from models.sampling import MaskDraws, Negatives, apply_mask, apply_replacement, places_of_words
 from models.targets import StepSettings, prepare_step
 from models.text_encoder import TextEncoder
 from models.vision_mamba import VisionMamba
@@ -102,9 +102,7 @@ def replay(monkeypatch, tensors: dict, attention_mask: torch.Tensor) -> None:
             tensors[next(name for name in tensors if name.startswith(f"draw.{n}.") and not name.endswith(".p"))]
             for n in next(draws).split()
         )
-        return apply_mask(
-            input_ids, mask, MaskDraws(hidden.bool(), to_mask.bool(), to_random.bool(), words), **special
-        )
+        return apply_mask(input_ids, mask, MaskDraws(hidden.bool(), to_mask.bool(), to_random.bool(), words), **special)
 
     def replaced_as_recorded(logits, places, input_ids):
         assert logits.shape == (len(places), 104)

