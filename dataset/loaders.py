@@ -83,6 +83,7 @@ def build_train_loader(
         worker_init_fn=single_thread,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # torch's own must not move, or a resumed run would draw other masks and negatives
     )
     return TrainLoader(loader, sampler)
 
@@ -112,4 +113,5 @@ def _in_order(rows: GallerySet | CaptionSet, batch_size: int, workers: int, rank
         collate_fn=collate,
         worker_init_fn=single_thread,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # torch's own must not move, or a resumed run would draw other masks and negatives
     )
