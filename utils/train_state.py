@@ -71,7 +71,7 @@ def build_state(
         lr_new=config.optimizer.lr_new,
         weight_decay=config.optimizer.weight_decay,
     )
-    optimizer = torch.optim.AdamW(groups, betas=config.optimizer.betas, eps=config.optimizer.eps)
+    optimizer = torch.optim.AdamW(groups, betas=config.optimizer.betas, eps=config.optimizer.eps, fused=True)
     schedule = build_schedule(
         optimizer,
         total_steps=total_steps,
