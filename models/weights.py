@@ -145,11 +145,6 @@ def check_complete(model: PersonSearchModel, report: LoadReport) -> None:
         )
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Named tensors of a file or folder; see `utils.pretrained.read_weights`."""
-    return read_weights(path).tensors
-
-
 def _plan(model: PersonSearchModel, path: Path, trust: bool, bert_layers: Sequence[int] | None) -> Plan:
     """Decide by names and shapes what to take; reads no tensor from disk but position rows."""
     stored = read_weights(path, trust=trust)

@@ -5,8 +5,9 @@ import torch
 
 from dataset.build import train_loader_of
 from dataset.tokenizer import load_tokenizer
-from models.build import build_model, build_momentum_encoder, step_settings
+from models.build import build_model, build_momentum_encoder, build_queue, step_settings
 from models.targets import prepare_step
+from train import compute_losses
 from utils.distributed import start
 
 MASK = 4  # [MASK] of the tiny vocabulary
@@ -75,3 +76,26 @@ def test_nothing_carries_a_gradient(prepared):
     _, inputs, targets = prepared("itc", "mlm", "mrtd", "mae")
     tensors = [field for field in (*inputs, *targets) if field is not None]
     assert not any(tensor.requires_grad for tensor in tensors)
+
+
+def test_only_a_share_of_the_batch_goes_through_the_cross_modal_encoder(debug_config):
+    """A quarter of 8 pairs for every loss but itc, which keeps all; negatives come from the whole batch."""
+    config = debug_config("losses.cross_modal_share=0.25")
+    tokenizer = load_tokenizer(config.model.text_encoder.name)
+    loader = train_loader_of(config, tokenizer, start())
+    loader.sampler.set_position(0)
+    batch = next(iter(loader.batches))
+    model, settings = build_model(config), step_settings(config, tokenizer)
+    images = model.normalize(batch.image_1), model.normalize(batch.image_2)
+    inputs, targets = prepare_step(*images, batch, build_momentum_encoder(model, config), settings)
+    output = model(inputs)
+    assert len(output.image_embedding) == len(output.text_embedding) == len(targets.momentum_image) == 8
+    assert len(inputs.mlm_ids) == len(inputs.mrtd_ids) == len(targets.mrtd_labels) == len(inputs.kept_patches) == 2
+    assert output.match_logits.shape == (6, 2)
+    assert len(output.replaced_logits) == len(output.mrtd_logits) == len(output.reconstruction) == 2
+    assert len(output.chunk_present) == 6
+    losses = compute_losses(
+        output, inputs, targets, batch, build_queue(config), model.temperature, config.losses.alpha, settings
+    )
+    assert losses.keys() == settings.tasks
+    assert all(torch.isfinite(loss) for loss in losses.values())

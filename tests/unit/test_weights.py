@@ -4,7 +4,7 @@ import torch
 from transformers import BertModel
 
 from models.build import build_model
-from models.weights import initialise
+from models.weights import initialise, initialise_from
 from utils.pretrained import find_weights, packaged_bert
 
 AS_SHIPPED = (
@@ -41,3 +41,18 @@ def test_text_mode_with_the_shipped_weights_equals_transformers(debug_config):
         features = model.text_encoder(ids, mask)
     torch.testing.assert_close(features.tokens[mask == 1], expected[mask == 1], rtol=0, atol=1e-5)
     torch.testing.assert_close(features.pooled, expected[:, 0], rtol=0, atol=1e-5)
+
+
+def test_chosen_layers_of_a_deeper_bert(debug_config):
+    """init.bert_layers [4, 5]: the last two of six become layers 0 and 1."""
+    sizes = ("model.text_encoder.num_hidden_layers=2", "model.text_encoder.fusion_layer=2")
+    model = build_model(debug_config(*(setting for setting in AS_SHIPPED if "layer" not in setting), *sizes))
+    initialise_from(model, [packaged_bert()], bert_layers=[4, 5])
+    reference = BertModel.from_pretrained(packaged_bert())
+    for own, theirs in enumerate((4, 5)):
+        torch.testing.assert_close(
+            model.text_encoder.bert.encoder.layer[own].intermediate.dense.weight,
+            reference.encoder.layer[theirs].intermediate.dense.weight,
+            rtol=0,
+            atol=0,
+        )
