@@ -66,7 +66,7 @@ def _draw_validation(axes: Axes, lines: Sequence[Mapping[str, Any]], epochs: Seq
         # the measured epochs alone: with eval.every above 1 the line runs through the gaps
         x, y = zip(*measured, strict=True)
         _plot(axes, x, y, colour, style, label=f"{name}, best {best:.1f} in epoch {best_epoch}")
-        axes.plot(best_epoch, best, "o", color=colour, markersize=7)
+        axes.plot(best_epoch, best, "o", color=colour, markersize=7, clip_on=False)  # may lie on the border
     axes.set_xlim(epochs[0] - 0.02 * len(epochs), epochs[-1] + 0.02 * len(epochs))
     axes.margins(y=0.12)
     axes.set_ylim(bottom=0)
