@@ -1,83 +1,111 @@
-"""Selective scan: every available backend against the reference loop, forward and forward + backward.
+"""Selective scan: every available backend against the reference loop, and whole mixer layers.
 
-    python -m bench.scan [--repeats 7] [--dtype float32]
+    python -m bench.scan [--device cuda] [--dtype bfloat16] [--batches 1 8 64] [--widths 192 768] [--lengths 129 197]
+    python -m bench.scan --mixer ...       a Vim mixer from in_proj to out_proj, also as stock mamba-ssm computes it
 
-Times are the minimum over interleaved repeats (all backends take turns), in ms. "of copy" and "of matmul" say how far
-the scan is from the machine's limits: the bytes that must cross memory over the measured bandwidth of a large copy, and
-the kernel's floating-point operations over the measured rate of a float32 matrix product.
+Times are the minimum over interleaved repeats (all take turns), in ms. "of copy" and "of matmul" say how far the scan
+is from the machine's limits: the bytes that must cross memory over the measured bandwidth of a large copy, and the
+kernel's floating-point operations over the measured rate of a float32 matrix product.
 """
 
 import argparse
-import time
+import importlib.util
+import itertools
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from bench.stock_mixer import stock_mixer
+from bench.timing import copy_rate, matmul_rate, take_turns
+from models.mamba_mixer import BidirectionalMambaMixer
 from models.selective_scan import selective_scan
 from models.selective_scan.interface import available_backends
 
-SHAPES = [(8, 384, 197, 16), (8, 1536, 197, 16)]  # batch, dim, length, state
+STATE = 16
+EXPAND = 2  # channels of the scan per width of the encoder
 # Per channel, step and state, a fused multiply-add counting two: an exponential takes 15, the forward recurrence 5; the
 # backward pass repeats them with two more for C and has 12 of its own.
 FLOPS = {"forward": 20, "forward + backward": 20 + 22 + 12}
 # Tensors of u's size that are read or written at least once: u, delta, z, out; then those three again, the gradient of
 # the output and three gradients.
 TENSORS = {"forward": 4, "forward + backward": 4 + 7}
+REFERENCE_STATES = 1 << 28  # batch * dim * length * state: beyond it the reference loop is left out for its memory
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time the selective scan's backends against the reference loop.")
-    parser.add_argument("--repeats", type=int, default=7, help="turns of every backend; the minimum counts")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of u, delta and z")
-    arguments = parser.parse_args()
-    copy_rate, matmul_rate = measure_copy(), measure_matmul()
-    print(f"{torch.get_num_threads()} threads, copy {copy_rate / 1e9:.1f} GB/s, matmul {matmul_rate / 1e9:.0f} GFLOP/s")
+    arguments = parse_arguments()
+    dtype, device = getattr(torch, arguments.dtype), arguments.device
+    where = f"{torch.get_num_threads()} threads" if device == "cpu" else torch.cuda.get_device_name()
+    rates = copy_rate(device), matmul_rate(device)
+    print(f"{where}, {arguments.dtype}, copy {rates[0] / 1e9:.1f} GB/s, float32 matmul {rates[1] / 1e9:.0f} GFLOP/s")
     print(
-        f"{'shape':19} {'memory':13} {'pass':19} {'backend':10} {'ms':>8} {'ratio':>7} {'of copy':>8} {'of matmul':>9}"
+        f"{'batch':>5} {'width':>5} {'length':>6} {'memory':13} {'pass':19} {'backend':15} {'ms':>9} {'ratio':>7}",
+        end="",
     )
-    for shape in SHAPES:
-        for channel_last in (False, True):
-            inputs = make_inputs(*shape, channel_last=channel_last, dtype=getattr(torch, arguments.dtype))
-            for what, times in time_backends(inputs, arguments.repeats).items():
-                moved = TENSORS[what] * inputs["u"].numel() * inputs["u"].element_size()
-                flops = FLOPS[what] * inputs["u"].numel() * shape[-1]
-                for name, seconds in times.items():
-                    print(
-                        f"{shape!s:19} {'channel-last' if channel_last else 'length-last':13} {what:19} {name:10}"
-                        f" {seconds * 1e3:8.2f} {times['reference'] / seconds:6.1f}x"
-                        f" {moved / copy_rate / seconds:8.1%} {flops / matmul_rate / seconds:9.1%}"
-                    )
+    print("" if arguments.mixer else f" {'of copy':>8} {'of matmul':>9}")
+    for batch, width, length in itertools.product(arguments.batches, arguments.widths, arguments.lengths):
+        if arguments.mixer:
+            tokens = torch.randn(batch, length, width, device=device, requires_grad=True)
+            bench_mixer(tokens, dtype, arguments.repeats)
+            continue
+        for channel_last in (False, True) if device == "cpu" else (True,):
+            shape = (batch, EXPAND * width, length)
+            bench_scan(
+                make_inputs(*shape, channel_last=channel_last, dtype=dtype, device=device), rates, arguments.repeats
+            )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Time the selective scan's backends, or whole mixer layers.")
+    gpu = torch.cuda.is_available()
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if gpu else "cpu")
+    parser.add_argument("--repeats", type=int, default=7, help="turns of every backend; the minimum counts")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of u, delta and z (autocast with --mixer)")
+    parser.add_argument("--batches", type=int, nargs="+", help="images at a time")
+    parser.add_argument("--widths", type=int, nargs="+", help="of the encoder; the scan has twice as many channels")
+    parser.add_argument("--lengths", type=int, nargs="+", help="tokens")
+    parser.add_argument("--mixer", action="store_true", help="whole mixer layers instead of the scan alone")
+    arguments = parser.parse_args()
+    on_gpu = arguments.device == "cuda"
+    arguments.dtype = arguments.dtype or ("bfloat16" if on_gpu else "float32")
+    arguments.batches = arguments.batches or ([1, 8, 64] if on_gpu else [8])
+    arguments.widths = arguments.widths or ([192, 384, 768] if on_gpu else [192, 768])
+    arguments.lengths = arguments.lengths or ([129, 193, 197, 577] if on_gpu else [197])
+    return arguments
 
 
 def make_inputs(
-    batch: int, dim: int, length: int, state: int, *, channel_last: bool, dtype: torch.dtype
+    batch: int, dim: int, length: int, *, channel_last: bool, dtype: torch.dtype, device: str
 ) -> dict[str, Tensor]:
     """The tensors of one direction of a Vim mixer, random, with gradients required."""
     generator = torch.Generator().manual_seed(0)
 
-    def sequence(channels: int, dtype: torch.dtype) -> Tensor:
+    def sequence(channels: int) -> Tensor:
         shape = (batch, length, channels) if channel_last else (batch, channels, length)
-        x = torch.randn(shape, generator=generator).to(dtype)
+        x = torch.randn(shape, generator=generator).to(device, dtype)
         return x.transpose(1, 2) if channel_last else x
 
     inputs = {
-        "u": sequence(dim, dtype),
-        "delta": sequence(dim, dtype),
-        "A": -torch.arange(1.0, state + 1).repeat(dim, 1),
-        "B": sequence(state, torch.float32),
-        "C": sequence(state, torch.float32),
-        "D": torch.ones(dim),
-        "z": sequence(dim, dtype),
-        "delta_bias": torch.rand(dim, generator=generator) - 4,
+        "u": sequence(dim),
+        "delta": sequence(dim),
+        "A": -torch.arange(1.0, STATE + 1, device=device).repeat(dim, 1),
+        "B": sequence(STATE),
+        "C": sequence(STATE),
+        "D": torch.ones(dim, device=device),
+        "z": sequence(dim),
+        "delta_bias": (torch.rand(dim, generator=generator) - 4).to(device),
     }
     return {name: x.requires_grad_() for name, x in inputs.items()}
 
 
-def time_backends(inputs: dict[str, Tensor], repeats: int) -> dict[str, dict[str, float]]:
-    """Pass -> backend -> seconds."""
-    grad = torch.randn_like(inputs["u"])
+def bench_scan(inputs: dict[str, Tensor], rates: tuple[float, float], repeats: int) -> None:
+    u = inputs["u"]
+    names = available_backends(u.device.type, u.dtype)
+    if u.numel() * STATE > REFERENCE_STATES:
+        names.remove("reference")
+    grad = torch.randn_like(u)
 
     def forward(name: str) -> None:
         with torch.no_grad():
@@ -86,42 +114,54 @@ def time_backends(inputs: dict[str, Tensor], repeats: int) -> dict[str, dict[str
     def both(name: str) -> None:
         torch.autograd.grad(scan(inputs, name), list(inputs.values()), grad)
 
-    return {
-        "forward": take_turns(forward, repeats, inputs["u"].device.type),
-        "forward + backward": take_turns(both, repeats, inputs["u"].device.type),
-    }
+    batch, dim, length = u.shape
+    memory = "channel-last" if u.stride(1) == 1 else "length-last"
+    for what, run in {"forward": forward, "forward + backward": both}.items():
+        times = take_turns({name: partial(run, name) for name in names}, repeats, u.device.type)
+        moved, flops = TENSORS[what] * u.numel() * u.element_size(), FLOPS[what] * u.numel() * STATE
+        for name, seconds in times.items():
+            row = row_of((batch, dim // EXPAND, length), memory, what, name, seconds, times.get("reference"))
+            print(f"{row} {moved / rates[0] / seconds:8.1%} {flops / rates[1] / seconds:9.1%}", flush=True)
 
 
 def scan(inputs: dict[str, Tensor], backend: str) -> Tensor:
     return selective_scan(**inputs, delta_softplus=True, backend=backend)  # type: ignore[arg-type]
 
 
-def take_turns(run: Callable[[str], None], repeats: int, device_type: str) -> dict[str, float]:
-    names = available_backends(device_type, torch.float32)
-    best = dict.fromkeys(names, float("inf"))
-    for _ in range(repeats + 1):  # the first turn warms up, and never is the best
-        for name in names:
-            best[name] = min(best[name], seconds_of(partial(run, name)))
-    return best
+def bench_mixer(tokens: Tensor, dtype: torch.dtype, repeats: int) -> None:
+    """A layer by each backend; the ratio is to stock mamba-ssm where it is installed, else to the reference."""
+    batch, length, width = tokens.shape
+    torch.manual_seed(0)
+    layers: dict[str, Callable[[], Tensor]] = {}
+    for name in available_backends(tokens.device.type, dtype):
+        if name != "reference" or tokens.numel() * EXPAND * STATE <= REFERENCE_STATES:
+            layers[name] = partial(BidirectionalMambaMixer(width, scan_backend=name).to(tokens.device), tokens)
+    if "mamba-ssm" in layers and importlib.util.find_spec("causal_conv1d") is not None:
+        layers["stock, flipped"] = partial(stock_mixer, BidirectionalMambaMixer(width).to(tokens.device), tokens)
+    grad = torch.randn_like(tokens)
+
+    def forward(layer: Callable[[], Tensor]) -> None:
+        with torch.no_grad(), torch.autocast(tokens.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            layer()
+
+    def both(layer: Callable[[], Tensor]) -> None:
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out = layer()
+        out.backward(grad.to(out.dtype))
+
+    for what, run in {"forward": forward, "forward + backward": both}.items():
+        times = take_turns({name: partial(run, layer) for name, layer in layers.items()}, repeats, tokens.device.type)
+        base = times.get("stock, flipped", times.get("reference"))
+        for name, seconds in times.items():
+            print(row_of((batch, width, length), "mixer", what, name, seconds, base), flush=True)
 
 
-def measure_copy() -> float:
-    """Bytes per second that a large copy reads and writes."""
-    source = torch.zeros(1 << 26)
-    target = torch.empty_like(source)
-    return 2 * 4 * source.numel() / min(seconds_of(lambda: target.copy_(source)) for _ in range(8))
-
-
-def measure_matmul() -> float:
-    """Floating-point operations per second of a float32 matrix product."""
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    return 2 * 1024**3 / min(seconds_of(lambda: a @ b) for _ in range(10))
-
-
-def seconds_of(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
+def row_of(
+    shape: tuple[int, int, int], memory: str, what: str, name: str, seconds: float, base_seconds: float | None
+) -> str:
+    batch, width, length = shape
+    ratio = "-" if base_seconds is None else f"{base_seconds / seconds:.2f}x"
+    return f"{batch:5} {width:5} {length:6} {memory:13} {what:19} {name:15} {seconds * 1e3:9.3f} {ratio:>7}"
 
 
 if __name__ == "__main__":

@@ -9,29 +9,44 @@ from models.selective_scan.build import cache_folder, load_kernels
 from models.selective_scan.interface import BACKENDS, choose_backend, selective_scan
 
 SHAPE = (2, 384, 197, 16)  # batch, dim, length, state
+REPEATS = 4
 
 
 def main() -> None:
-    device_type = "cuda" if torch.cuda.is_available() else "cpu"
+    examine("cpu")
+    if BACKENDS["cpu"].obstacle("cpu", torch.float32, SHAPE[-1]) is None:
+        kernels = ", ".join(f"{kernel.name} ({kernel.lanes} floats)" for kernel in load_kernels())
+        print(f"CPU kernels for this processor, the first of which is used: {kernels}; kept in {cache_folder()}")
+    print()
+    if torch.cuda.is_available():
+        examine("cuda")
+    else:
+        print(f"selective scan on a GPU: torch {torch.__version__} sees none here")
+    print(
+        "\nDeviation: of the output and all gradients from the reference in float64, relative to the maximum of each."
+    )
+
+
+def examine(device_type: str) -> None:
+    """A table of the backends for float32 tensors on this device."""
     inputs = _inputs(torch.device(device_type))
     exact = _run({name: x.double() for name, x in inputs.items()}, "reference")
-    print(
-        f"selective scan on {device_type}, {torch.get_num_threads()} CPU threads, (batch, dim, length, state) = {SHAPE}"
-    )
+    where = f"{torch.get_num_threads()} CPU threads" if device_type == "cpu" else torch.cuda.get_device_name()
+    print(f"selective scan on {device_type} ({where}), float32, (batch, dim, length, state) = {SHAPE}")
     print(f"{'backend':12} {'forward + backward':>18} {'largest deviation':>18}")
     for name, backend in BACKENDS.items():
         reason = backend.obstacle(device_type, torch.float32, SHAPE[-1])
         if reason is not None:
             print(f"{name:12} not available: {reason}")
             continue
-        milliseconds, results = _timed(inputs, name)
+        try:
+            milliseconds, results = _timed(inputs, name)
+        except Exception as error:  # whatever a broken installation raises: the other backends are still of interest
+            print(f"{name:12} fails: {type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}")
+            continue
         deviation = max(((x - y).abs().max() / y.abs().max()).item() for x, y in zip(results, exact, strict=True))
         print(f"{name:12} {milliseconds:15.1f} ms {deviation:18.1e}")
     print(f"auto takes: {choose_backend('auto', device_type, torch.float32, SHAPE[-1])}")
-    print("Deviation: of the output and all gradients from the reference in float64, relative to the maximum of each.")
-    if BACKENDS["cpu"].obstacle("cpu", torch.float32, SHAPE[-1]) is None:
-        kernels = ", ".join(f"{kernel.name} ({kernel.lanes} floats)" for kernel in load_kernels())
-        print(f"CPU kernels for this processor, the first of which is used: {kernels}; kept in {cache_folder()}")
 
 
 def _inputs(device: torch.device) -> dict[str, Tensor]:
@@ -62,8 +77,9 @@ def _run(inputs: dict[str, Tensor], backend: str) -> list[Tensor]:
 
 def _timed(inputs: dict[str, Tensor], backend: str) -> tuple[float, list[Tensor]]:
     """The shortest of some runs in ms, and the results."""
+    results: list[Tensor] = []
     seconds = []
-    for _ in range(4):
+    for _ in range(REPEATS):
         started = time.perf_counter()
         results = _run(inputs, backend)
         if inputs["u"].is_cuda:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("cpu_kernel.c")
-SOURCES = [SOURCE, SOURCE.with_name("cpu_vectors.h"), SOURCE.with_name("cpu_tiles.h")]
+SOURCES = [SOURCE, SOURCE.with_name("cpu_vectors.h"), SOURCE.with_name("cpu_tiles.h"), SOURCE.with_name("cpu_conv.h")]
 FLAGS = ["-std=gnu11", "-O2", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi"]
 # Instruction sets from the widest to the narrowest: name -> (compiler flags, floats per vector).
 X86_SETS = {
@@ -38,12 +38,20 @@ class KernelUnavailable(RuntimeError):
 
 
 class Kernel(NamedTuple):
-    """The compiled functions for one instruction set; they take a pointer to `struct scan` and return 0 on success."""
+    """The compiled functions for one instruction set; they return 0 on success.
+
+    The first two take a pointer to `struct scan`, the others one to `struct conv`.
+    """
 
     name: str
     lanes: int
     forward: Callable[..., int]
     backward: Callable[..., int]
+    conv_forward: Callable[..., int]
+    conv_backward: Callable[..., int]
+
+
+FUNCTIONS = Kernel._fields[2:]
 
 
 @functools.cache
@@ -54,7 +62,7 @@ def load_kernels() -> list[Kernel]:
         library = ctypes.CDLL(str(_library(sets)))
     except OSError as error:
         raise KernelUnavailable(f"{error} (set MAMBA_TBPS_CACHE to a writable folder)") from error
-    functions = {name: [getattr(library, f"{what}_{name}") for what in ("forward", "backward")] for name in sets}
+    functions = {name: [getattr(library, f"{what}_{name}") for what in FUNCTIONS] for name in sets}
     return [
         Kernel(name, lanes, *functions[name])
         for name, (_, lanes) in sets.items()

@@ -21,7 +21,7 @@ MIN_CHANNELS = 32  # ... of at least so many channels each
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-class _View(ctypes.Structure):
+class View(ctypes.Structure):
     _fields_ = [("data", ctypes.c_void_p), *((n, ctypes.c_int64) for n in ("batch", "channel", "time", "is_bf16"))]
 
 
@@ -50,7 +50,7 @@ class _Scan(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in _SIZES),
-        *((name, _View) for name in _VIEWS),
+        *((name, View) for name in _VIEWS),
         *((name, _SmallView) for name in ("B", "C")),
         *((name, ctypes.c_void_p) for name in ("A", "D", "bias", "states")),
         *((name, _SmallView) for name in ("grad_B", "grad_C")),
@@ -125,7 +125,7 @@ def _forward(
     out, states = _forward_outputs(u, A, B, keep_states)
     memory = states if keep_states else states.new_empty(_states_shape(u, A, B, 1))
     scan = _describe(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, memory)
-    scan.out, scan.keep_states = _view(out), keep_states
+    scan.out, scan.keep_states = view_of(out), keep_states
     _run(_kernel().forward, scan)
     return out, states
 
@@ -189,10 +189,10 @@ def _backward_op(
     grads = _backward_outputs(u, delta, A, B, z)
     grad_u, grad_delta, grad_z, grad_BC, grad_parameters = grads
     scan = _describe(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, states)
-    scan.keep_states, scan.grad_out = True, _view(grad_out)
-    scan.grad_u, scan.grad_delta = _view(grad_u), _view(grad_delta)
+    scan.keep_states, scan.grad_out = True, view_of(grad_out)
+    scan.grad_u, scan.grad_delta = view_of(grad_u), view_of(grad_delta)
     if z is not None:
-        scan.grad_z = _view(grad_z)
+        scan.grad_z = view_of(grad_z)
     scan.grad_B, scan.grad_C = (_small_view(each.permute(0, 2, 3, 1)) for each in grad_BC[0])
     scan.part_stride, scan.grad_parameters = grad_BC.stride(0), grad_parameters.data_ptr()
     _run(_kernel().backward, scan)
@@ -268,17 +268,17 @@ def _describe(
         batch, dim, length, A.shape[1], B.shape[1], *_partition(batch, dim, B.shape[1]), delta_softplus, reverse
     )
     scan.threads = torch.get_num_threads()
-    scan.u, scan.delta, scan.B, scan.C = _view(u), _view(delta), _small_view(B), _small_view(C)
+    scan.u, scan.delta, scan.B, scan.C = view_of(u), view_of(delta), _small_view(B), _small_view(C)
     if z is not None:
-        scan.z = _view(z)
+        scan.z = view_of(z)
     scan.A, scan.states = A.data_ptr(), states.data_ptr()
     scan.D = None if D is None else D.data_ptr()
     scan.bias = None if delta_bias is None else delta_bias.data_ptr()
     return scan
 
 
-def _view(x: Tensor) -> _View:
-    return _View(x.data_ptr(), *x.stride(), x.dtype == torch.bfloat16)
+def view_of(x: Tensor) -> View:
+    return View(x.data_ptr(), *x.stride(), x.dtype == torch.bfloat16)
 
 
 def _small_view(x: Tensor) -> _SmallView:

@@ -332,10 +332,7 @@ static struct scan in_scan_order(const struct scan *given) {
     struct scan s = *given;
     struct view *views[] = {&s.u, &s.delta, &s.z, &s.out, &s.grad_out, &s.grad_u, &s.grad_delta, &s.grad_z};
     struct small_view *small[] = {&s.B, &s.C, &s.grad_B, &s.grad_C};
-    for (int i = 0; i < 8 && s.reverse; i++) {
-        if (views[i]->data) views[i]->data = address(views[i], 0, 0, s.length - 1);
-        views[i]->time *= -1;
-    }
+    for (int i = 0; i < 8 && s.reverse; i++) reverse_time(views[i], s.length);
     for (int i = 0; i < 4 && s.reverse; i++) {
         if (small[i]->data) small[i]->data += (s.length - 1) * small[i]->time;
         small[i]->time *= -1;
@@ -372,13 +369,13 @@ static int run_tasks(const struct scan *s, int (*run)(const struct scan *, const
 }
 
 /* data[0][i] = sum over slices of data[slice][i], in ascending order. */
-static void sum_slices(const struct scan *s, float *data, int64_t slices, int64_t size) {
+static void sum_slices(int64_t threads, float *data, int64_t slices, int64_t size) {
     const int64_t piece = 4096;
-#pragma omp parallel for num_threads(s->threads)
+#pragma omp parallel for num_threads(threads)
     for (int64_t start = 0; start < size; start += piece)
         for (int64_t slice = 1; slice < slices; slice++)
             for (int64_t i = start; i < size && i < start + piece; i++) data[i] += data[slice * size + i];
-    (void)s;
+    (void)threads;
 }
 
 int EXPORT(forward)(const struct scan *given) {
@@ -389,10 +386,12 @@ int EXPORT(forward)(const struct scan *given) {
 int EXPORT(backward)(const struct scan *given) {
     const struct scan s = in_scan_order(given);
     const int failed = run_tasks(&s, backward_task);
-    sum_slices(&s, given->grad_B.data, s.parts, s.part_stride); /* and grad_C, which lies behind it in each slice */
-    sum_slices(&s, s.grad_parameters, s.batch, s.dim * (s.state + 2));
+    sum_slices(s.threads, given->grad_B.data, s.parts, s.part_stride); /* and grad_C, which lies behind it in each slice */
+    sum_slices(s.threads, s.grad_parameters, s.batch, s.dim * (s.state + 2));
     return failed;
 }
+
+#include "cpu_conv.h" /* here, as it uses what stands above */
 
 int EXPORT(supported)(void) {
 #if defined(__AVX512F__)

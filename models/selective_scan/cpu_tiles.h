@@ -14,6 +14,12 @@ static inline char *address(const struct view *v, int64_t batch, int64_t channel
     return (char *)v->data + (batch * v->batch + channel * v->channel + time * v->time) * (v->is_bf16 ? 2 : 4);
 }
 
+/* Let a view run from its last step to its first. */
+static inline void reverse_time(struct view *v, int64_t length) {
+    if (v->data) v->data = address(v, 0, 0, length - 1);
+    v->time *= -1;
+}
+
 /* Where a tile lies: `lanes` channels from `channel` on, `steps` steps from `time` on. */
 struct place { int64_t batch, channel, time; int lanes, steps; };
 

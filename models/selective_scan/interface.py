@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from models.selective_scan import cpu
+from models.selective_scan import cpu, mamba_ssm, numba_scan, triton_scan
 from models.selective_scan.reference import selective_scan_reference
 
 logger = logging.getLogger(__name__)
@@ -21,11 +21,20 @@ class Backend(NamedTuple):
     scan: Callable[..., Tensor]
     # (device type, dtype of u, state size) -> None where the backend can work on such tensors, else one line why not.
     obstacle: Callable[[str, torch.dtype, int], str | None]
+    device_type: str | None = None  # the only one for which the obstacle is worth telling
+    both: Callable[..., Tensor] | None = None  # both directions in one call: bidirectional.scan_both
 
 
 # In the order in which "auto" tries them; the last one always works.
 BACKENDS = {
-    "cpu": Backend(cpu.selective_scan_cpu, cpu.obstacle),
+    "mamba-ssm": Backend(
+        mamba_ssm.selective_scan_mamba_ssm, mamba_ssm.obstacle, "cuda", mamba_ssm.scan_directions_mamba_ssm
+    ),
+    "triton": Backend(
+        triton_scan.selective_scan_triton, triton_scan.obstacle, "cuda", triton_scan.scan_directions_triton
+    ),
+    "cpu": Backend(cpu.selective_scan_cpu, cpu.obstacle, "cpu"),
+    "numba": Backend(numba_scan.selective_scan_numba, numba_scan.obstacle, "cpu"),
     "reference": Backend(selective_scan_reference, lambda device_type, dtype, state: None),
 }
 
@@ -82,11 +91,16 @@ _CHOSEN: dict[tuple[str, torch.dtype, int], str] = {}  # what "auto" found, so t
 
 def _first_available(device_type: str, dtype: torch.dtype, state: int) -> str:
     if (device_type, dtype, state) not in _CHOSEN:
-        obstacles = {name: backend.obstacle(device_type, dtype, state) for name, backend in BACKENDS.items()}
-        chosen = next(name for name, reason in obstacles.items() if reason is None)
-        why = "; ".join(f"not {name}: {reason}" for name, reason in obstacles.items() if reason is not None)
-        logger.info("selective scan on %s, %s: backend %s%s", device_type, dtype, chosen, f" ({why})" if why else "")
-        _CHOSEN[device_type, dtype, state] = chosen
+        passed_over = []
+        for name, backend in BACKENDS.items():
+            reason = backend.obstacle(device_type, dtype, state)
+            if reason is None:
+                break
+            if backend.device_type in (device_type, None):
+                passed_over.append(f"not {name}: {reason}")
+        why = f" ({'; '.join(passed_over)})" if passed_over else ""
+        logger.info("selective scan on %s, %s: backend %s%s", device_type, dtype, name, why)
+        _CHOSEN[device_type, dtype, state] = name
     return _CHOSEN[device_type, dtype, state]
 
 

@@ -6,12 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.selective_scan import build, cpu, interface, selective_scan
+from models.selective_scan import build, cpu, interface, numba_scan, selective_scan
 
 needs_kernel = pytest.mark.skipif(
     cpu.obstacle("cpu", torch.float32, 16) is not None, reason="the CPU kernel cannot be built here"
 )
-each_backend = pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_kernel)])
+needs_numba = pytest.mark.skipif(
+    numba_scan.obstacle("cpu", torch.float32, 16) is not None, reason="numba is not installed"
+)
+each_backend = pytest.mark.parametrize(
+    "backend", ["reference", pytest.param("cpu", marks=needs_kernel), pytest.param("numba", marks=needs_numba)]
+)
 
 
 def make_inputs(
@@ -193,7 +198,9 @@ def test_wrong_shapes_are_named(name, shape, message):
 
 
 def test_unknown_backend_is_named():
-    with pytest.raises(ValueError, match="no backend 'gpu'; choose one of auto, cpu, reference"):
+    with pytest.raises(
+        ValueError, match="no backend 'gpu'; choose one of auto, mamba-ssm, triton, cpu, numba, reference"
+    ):
         selective_scan(**make_inputs(), backend="gpu")
 
 
@@ -204,7 +211,8 @@ def test_unknown_backend_is_named():
         (make_inputs(state=65), "64 states"),
     ],
 )
-def test_kernel_says_what_it_cannot_do_and_auto_does_without(inputs, message):
+def test_kernel_says_what_it_cannot_do_and_auto_does_without(monkeypatch, inputs, message):
+    monkeypatch.setattr(numba_scan, "NUMBA", "no-such-numba")
     with pytest.raises(ValueError, match=message):
         selective_scan(**inputs, backend="cpu")
     assert torch.equal(selective_scan(**inputs), selective_scan(**inputs, backend="reference"))
@@ -212,13 +220,14 @@ def test_kernel_says_what_it_cannot_do_and_auto_does_without(inputs, message):
 
 def test_without_a_compiler_auto_takes_the_reference_and_says_so_once(monkeypatch, caplog, fresh_choice):
     monkeypatch.setenv("CC", "no-such-compiler")
+    monkeypatch.setattr(numba_scan, "NUMBA", "no-such-numba")
     with caplog.at_level(logging.INFO):
         out = selective_scan(**make_inputs())
         selective_scan(**make_inputs())
     assert torch.equal(out, selective_scan(**make_inputs(), backend="reference"))
     assert [r.message for r in caplog.records] == [
         "selective scan on cpu, torch.float32: backend reference (not cpu: no C compiler (no-such-compiler not found); "
-        "install gcc or clang, or set CC)"
+        "install gcc or clang, or set CC; not numba: numba is not installed)"
     ]
 
 

@@ -1,0 +1,88 @@
+"""Whole image encoders: Vim against timm's ViT of the same width (DeiT's shapes), in images per second.
+
+    python -m bench.encoder [--device cuda] [--precision bf16] [--sizes 224 384 512 768 1024] [--widths tiny small base]
+
+Both take the same random images in the same precision (bf16: autocast), without checkpointing or compiling; forward and
+backward is by the sum of the class feature. `--batch` counts images at 224 px; other sizes get as many pixels a batch.
+The best of some repeats counts; the encoders take turns.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from bench.timing import take_turns
+from models.selective_scan.interface import choose_backend
+from models.vision_mamba import VisionMamba
+
+WIDTHS = {"tiny": 192, "small": 384, "base": 768}
+BASE_SIZE = 224
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
+    where = f"{torch.get_num_threads()} CPU threads" if arguments.device == "cpu" else torch.cuda.get_device_name()
+    backend = choose_backend("auto", arguments.device, dtype, 16)
+    print(f"{where}, {arguments.precision}, scan by {backend}; images per second")
+    print(f"{'model':6} {'pixels':>6} {'batch':>5} {'pass':19} {'Vim':>9} {'ViT':>9} {'Vim / ViT':>9}")
+    for width in arguments.widths:
+        for size in arguments.sizes:
+            batch = max(round(arguments.batch * (BASE_SIZE / size) ** 2), 1)
+            image = torch.randn(batch, 3, size, size, device=arguments.device)
+            for what, times in time_encoders(width, image, dtype, arguments.repeats).items():
+                speeds = [batch / seconds for seconds in times.values()]
+                rates = "".join(f" {speed:9.1f}" for speed in speeds)
+                print(f"{width:6} {size:6} {batch:5} {what:19}{rates} {speeds[0] / speeds[1]:8.2f}x", flush=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Images per second of Vim and of timm's ViT of the same width.")
+    gpu = torch.cuda.is_available()
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if gpu else "cpu")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: bf16 on a GPU, fp32 on a CPU")
+    parser.add_argument("--widths", choices=list(WIDTHS), nargs="+", default=list(WIDTHS))
+    parser.add_argument("--sizes", type=int, nargs="+", help="side of the images in px, multiples of 16")
+    parser.add_argument("--batch", type=int, help="images of 224 px at a time")
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    on_gpu = arguments.device == "cuda"
+    arguments.precision = arguments.precision or ("bf16" if on_gpu else "fp32")
+    arguments.sizes = arguments.sizes or ([224, 384, 512, 768, 1024] if on_gpu else [224, 384])
+    arguments.batch = arguments.batch or (64 if on_gpu else 8)
+    return arguments
+
+
+def time_encoders(width: str, image: Tensor, dtype: torch.dtype, repeats: int) -> dict[str, dict[str, float]]:
+    """Pass -> encoder -> seconds per batch."""
+    torch.manual_seed(0)
+    size = image.shape[-1]
+    vim = VisionMamba(image_size=(size, size), width=WIDTHS[width]).to(image.device)
+    vit = timm.create_model(f"deit_{width}_patch16_224", pretrained=False, img_size=size, num_classes=0).to(
+        image.device
+    )
+    class_features: dict[str, Callable[[], Tensor]] = {"Vim": lambda: vim(image).pooled, "ViT": lambda: vit(image)}
+    modules: dict[str, nn.Module] = {"Vim": vim, "ViT": vit}
+
+    def forward(name: str) -> None:
+        with torch.no_grad(), torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
+            class_features[name]()
+
+    def both(name: str) -> None:
+        modules[name].zero_grad(set_to_none=True)
+        with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
+            feature = class_features[name]()
+        feature.float().sum().backward()
+
+    return {
+        what: take_turns({name: partial(run, name) for name in modules}, repeats, image.device.type)
+        for what, run in {"forward": forward, "forward + backward": both}.items()
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Time things on a CPU or a GPU, and the limits of the machine to compare them with."""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+
+COPIED = 1 << 26  # float32 elements of the copy, far beyond any cache
+CALLS_ON_A_GPU = 10  # per measurement, so that starting them is hidden behind running them, as in training
+
+
+def seconds_of(run: Callable[[], object], device_type: str) -> float:
+    """One call; on a GPU the mean of some calls in a row."""
+    if device_type != "cuda":
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(CALLS_ON_A_GPU):
+        run()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1e3 / CALLS_ON_A_GPU
+
+
+def take_turns(runs: Mapping[str, Callable[[], object]], repeats: int, device_type: str) -> dict[str, float]:
+    """The shortest time of each in seconds; they take turns, so that all meet the same moods of the machine."""
+    best = dict.fromkeys(runs, float("inf"))
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            seconds = seconds_of(run, device_type)
+            if turn > 0:  # the first one compiles and warms up
+                best[name] = min(best[name], seconds)
+    return best
+
+
+def copy_rate(device_type: str) -> float:
+    """Bytes per second that a large copy reads and writes."""
+    source = torch.zeros(COPIED, device=device_type)
+    target = torch.empty_like(source)
+    return 2 * 4 * COPIED / take_turns({"copy": partial(target.copy_, source)}, 8, device_type)["copy"]
+
+
+def matmul_rate(device_type: str) -> float:
+    """Floating-point operations per second of a float32 matrix product, without the GPU's shorter formats."""
+    size = 1024 if device_type == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device_type) for _ in range(2))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        return 2 * size**3 / take_turns({"product": partial(torch.mm, a, b)}, 8, device_type)["product"]
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,48 @@
+"""A small scan with gradients compared with the reference, before a backend is trusted on a GPU.
+
+A build for another version of torch or CUDA, or a compiler that is missing, shows itself only when something runs.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from models.selective_scan.reference import selective_scan_reference
+
+TOLERANCE = 1e-3  # relative to the largest element
+
+
+@functools.cache
+def trouble(scan: Callable[..., Tensor], device_type: str) -> str | None:
+    """None where `scan`, a backend, works on this device, else what is wrong, in a line. Tried once per process."""
+    try:
+        deviation = _deviation(scan, device_type)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or ["no message"]
+        return f"it is installed but does not work: {type(error).__name__}: {lines[0]}"
+    if not deviation <= TOLERANCE:  # also where it is not a number
+        return f"it is installed but its self-test is {deviation:.1e} away from the reference"
+    return None
+
+
+def _deviation(scan: Callable[..., Tensor], device_type: str) -> float:
+    """The largest deviation of output and gradients from the reference, relative to the largest element of each."""
+    batch, dim, length, state, groups = 2, 8, 33, 4, 2
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device_type).requires_grad_()
+
+    sequence, projected = (batch, dim, length), (batch, groups, state, length)
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device_type, enabled=False):
+        A = -torch.rand(dim, state, generator=generator).to(device_type) * state
+        inputs = [normal(*sequence), normal(*sequence), A.requires_grad_(), normal(*projected), normal(*projected)]
+        inputs += [normal(dim), normal(*sequence), normal(dim)]
+        results = []
+        backends: list[Callable[..., Tensor]] = [scan, selective_scan_reference]
+        for each in backends:
+            out = each(*inputs, True, False)
+            results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+    return max(((x - y).abs().max() / y.abs().max()).item() for x, y in zip(*results, strict=True))

@@ -1,0 +1,116 @@
+"""Triton kernels of the depthwise convolution with SiLU in front of the scan, for both directions at once.
+
+x (batch, length, dim) with channel stride 1; weights (dim, K), one per direction. Direction 0 looks at a position and
+the K - 1 before it, direction 1 at the K - 1 behind it, each with the last weight at the position itself.
+"""
+
+# mypy: ignore-errors
+# (in a kernel a tuple grows and names are Triton values)
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_row(row, t, length, stride, exists):
+    """Position t of a sequence as float32, zeros where there is none."""
+    return tl.load(row + t * stride, mask=exists & (t >= 0) & (t < length), other=0.0).to(tl.float32)
+
+
+@triton.jit
+def silu_slope(x):
+    gate = tl.sigmoid(x)
+    return gate * (1.0 + x * (1.0 - gate))
+
+
+@triton.jit
+def conv_forward_kernel(
+    x, weight, bias, u, length, dim, x_batch, x_time, K: tl.constexpr, TIMES: tl.constexpr, CHANNELS: tl.constexpr
+):
+    """u (2, batch, length, dim), from TIMES positions and CHANNELS channels of one item per program."""
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
+    t = tl.program_id(1) * TIMES + tl.arange(0, TIMES)[:, None]
+    item = tl.program_id(2).to(tl.int64)
+    exists = channel < dim
+    row = x + item * x_batch + channel
+    before = tl.zeros((TIMES, CHANNELS), tl.float32) + tl.load(bias[0] + channel, mask=exists, other=0.0)
+    behind = tl.zeros((TIMES, CHANNELS), tl.float32) + tl.load(bias[1] + channel, mask=exists, other=0.0)
+    for k in tl.static_range(K):
+        w = tl.load(weight[0] + channel * K + k, mask=exists, other=0.0)
+        before += w * load_row(row, t - (K - 1 - k), length, x_time, exists)
+    for k in tl.static_range(K):
+        w = tl.load(weight[1] + channel * K + k, mask=exists, other=0.0)
+        behind += w * load_row(row, t + (K - 1 - k), length, x_time, exists)
+    here = exists & (t < length)
+    out = item * length * dim + t * dim + channel
+    tl.store(u + out, before * tl.sigmoid(before), mask=here)
+    tl.store(u + tl.num_programs(2).to(tl.int64) * length * dim + out, behind * tl.sigmoid(behind), mask=here)
+
+
+@triton.jit
+def conv_backward_kernel(
+    grad_u, x, weight, bias, grad_x, grad_weight, grad_bias,
+    length, dim, x_batch, x_time, grad_direction, grad_batch, grad_time,
+    K: tl.constexpr, TIMES: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of TIMES positions per program, walking through them with the last K values in registers.
+
+    Those of weight (2, batch, segments, K, dim) and bias (2, batch, segments, dim) are each program's own part.
+    """
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    first = tl.program_id(1) * TIMES
+    item = tl.program_id(2).to(tl.int64)
+    exists = channel < dim
+    x_row, grad_row = x + item * x_batch + channel, grad_u + item * grad_batch + channel
+    zero = tl.zeros((CHANNELS,), tl.float32)
+    shift_0 = tl.load(bias[0] + channel, mask=exists, other=0.0)
+    shift_1 = tl.load(bias[1] + channel, mask=exists, other=0.0)
+    w_0, w_1, sums_0, sums_1, xs, before, behind = (), (), (), (), (), (), ()
+    for k in tl.static_range(K):
+        w_0 += (tl.load(weight[0] + channel * K + k, mask=exists, other=0.0),)
+        w_1 += (tl.load(weight[1] + channel * K + k, mask=exists, other=0.0),)
+        sums_0 += (zero,)
+        sums_1 += (zero,)
+        before += (zero,)
+        behind += (zero,)
+        xs += (load_row(x_row, first - K + k, length, x_time, exists),)
+    sum_bias_0, sum_bias_1 = zero, zero
+
+    for step in range(0, TIMES + K - 1):
+        t = first + step - (K - 1)  # xs: x[t .. t+K-1], before: gradients at t .. t+K-1, behind: at t-K+1 .. t
+        last_xs, last_before, last_behind = xs, before, behind
+        xs, before, behind = (), (), ()
+        for k in tl.static_range(K - 1):
+            xs += (last_xs[k + 1],)
+            before += (last_before[k + 1],)
+            behind += (last_behind[k + 1],)
+        xs += (load_row(x_row, t + K - 1, length, x_time, exists),)
+        sum_0, sum_1 = shift_0, shift_1
+        for k in tl.static_range(K):
+            sum_0 += w_0[k] * xs[k]
+            sum_1 += w_1[k] * xs[K - 1 - k]
+        grad_0 = load_row(grad_row, t + K - 1, length, grad_time, exists) * silu_slope(sum_0)
+        grad_1 = load_row(grad_row + grad_direction, t, length, grad_time, exists) * silu_slope(sum_1)
+        before += (grad_0,)
+        behind += (grad_1,)
+        own_0 = tl.where(step < TIMES, grad_0, 0.0)  # each position counts in the sums of one program alone
+        own_1 = tl.where(step >= K - 1, grad_1, 0.0)
+        grad_t = zero
+        added_0, added_1 = (), ()
+        for k in tl.static_range(K):
+            grad_t += w_0[k] * before[K - 1 - k] + w_1[k] * behind[k]
+            added_0 += (sums_0[k] + own_0 * xs[k],)
+            added_1 += (sums_1[k] + own_1 * xs[K - 1 - k],)
+        sums_0, sums_1 = added_0, added_1
+        sum_bias_0 += own_0
+        sum_bias_1 += own_1
+        tl.store(grad_x + item * length * dim + t * dim + channel, grad_t, mask=exists & (step >= K - 1) & (t < length))
+
+    part = (item * tl.num_programs(1) + tl.program_id(1)) * dim + channel
+    other = tl.num_programs(2).to(tl.int64) * tl.num_programs(1) * dim  # from one direction to the other
+    tl.store(grad_bias + part, sum_bias_0, mask=exists)
+    tl.store(grad_bias + other + part, sum_bias_1, mask=exists)
+    for k in tl.static_range(K):
+        of_weight = (item * tl.num_programs(1) + tl.program_id(1)) * K * dim + k * dim + channel
+        tl.store(grad_weight + of_weight, sums_0[k], mask=exists)
+        tl.store(grad_weight + other * K + of_weight, sums_1[k], mask=exists)
