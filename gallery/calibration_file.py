@@ -1,0 +1,58 @@
+"""calibration.json: how a best hit's score becomes the probability that the person searched for is in the gallery."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+
+FILE = "calibration.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderCalibration:
+    """Of one order: fast (by similarity) or exact (by the matching head)."""
+
+    slope: float
+    intercept: float  # probability = sigmoid(slope * best score + intercept)
+    threshold: float  # below this probability nothing matches
+    auc: float  # on held-out people; 0.5 = the score does not tell, 1 = it always does
+    balanced_accuracy: float  # of the threshold on held-out people, in [0, 1]; 0.5 = it does not tell
+
+    def probability(self, score: float) -> float:
+        return 1 / (1 + math.exp(-min(max(self.slope * score + self.intercept, -60), 60)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Of one checkpoint. Scores of best hits rise with the size of the gallery: it holds for sizes near num_images."""
+
+    checkpoint_sha256: str
+    split: str
+    num_captions: int
+    num_images: int
+    fast: OrderCalibration
+    exact: OrderCalibration | None  # None: the model has no second stage
+
+
+def calibration_from(values: dict[str, Any]) -> Calibration:
+    """From what `asdict` made of one."""
+    orders = {name: OrderCalibration(**values[name]) if values[name] else None for name in ("fast", "exact")}
+    return Calibration(**{**values, **orders})
+
+
+def calibration_beside(checkpoint: Path, sha256: str) -> dict[str, Any] | None:
+    """The content of the file beside a checkpoint; None where there is none, or it is of other weights.
+
+    Raises: UserError if the file is damaged.
+    """
+    path = checkpoint.parent / FILE
+    if not path.is_file():
+        return None
+    try:
+        calibration = calibration_from(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete it, or run search.py calibrate again") from None
+    return asdict(calibration) if calibration.checkpoint_sha256 == sha256 else None

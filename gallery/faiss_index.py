@@ -1,0 +1,66 @@
+"""Exact inner product by FAISS, straight over the memory-mapped vectors: nothing to build, nothing to keep in step.
+
+Exact since that is fast enough on one machine (bench/search.py measures it). Which of several ties makes the k-th place
+is up to FAISS.
+"""
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # its attempts to load itself, four lines on some machines
+
+import faiss  # noqa: E402
+import numpy as np  # noqa: E402
+
+from gallery.index import Neighbours, merged  # noqa: E402
+from gallery.segments import Segment  # noqa: E402
+from gallery.store import KEYS_PER_SEGMENT, Store  # noqa: E402
+
+
+class FaissIndex:
+    def __init__(self, store: Store) -> None:
+        self._segments: list[Segment] = []
+        self._width = store.manifest.width
+        self._pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
+        self.update(store)
+
+    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+        queries = np.ascontiguousarray(queries, np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self._width:
+            raise ValueError(f"expected queries (Q, {self._width}), got {queries.shape}")
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        nothing = Neighbours(np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64))
+        # FAISS uses one thread per query: a single query is spread over the segments instead
+        each = self._pool.map if len(queries) == 1 else map
+        return merged([nothing, *each(lambda segment: _search(segment, queries, k), self._segments)], k)
+
+    def update(self, store: Store) -> None:
+        self._segments = [segment for _, segment in sorted(store.segments.items())]
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+def _search(segment: Segment, queries: np.ndarray, k: int) -> Neighbours:
+    rows, width = segment.vectors.shape
+    k = min(k, segment.entry.live)
+    similarity = np.empty((len(queries), k), np.float32)
+    row = np.empty((len(queries), k), np.int64)
+    bits = np.ones(rows, bool)
+    bits[segment.removed] = False
+    packed = np.packbits(bits, bitorder="little")
+    selector = faiss.IDSelectorBitmap(rows, faiss.swig_ptr(packed)) if len(segment.removed) else None
+    faiss.knn_inner_product(
+        faiss.swig_ptr(queries),
+        faiss.swig_ptr(segment.vectors),
+        width,
+        len(queries),
+        rows,
+        k,
+        faiss.swig_ptr(similarity),
+        faiss.swig_ptr(row),
+        selector,
+    )
+    return Neighbours(similarity, row + segment.entry.serial * KEYS_PER_SEGMENT)

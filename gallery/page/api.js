@@ -1,0 +1,23 @@
+// Calls of the service's JSON interface.
+
+export const imageUrl = (hit, size) => `/api/image?id=${encodeURIComponent(hit.image_id)}&size=${size}`;
+
+/** The service said no, in a sentence that the user may read. */
+export class Refused extends Error {}
+
+/** GET without a body, else POST: FormData as it is, everything else as JSON. Throws Refused, or what fetch throws. */
+export async function ask(path, body, signal) {
+  const options = { signal, credentials: "same-origin" };
+  if (body instanceof FormData) Object.assign(options, { method: "POST", body });
+  else if (body !== undefined) {
+    Object.assign(options, { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } });
+  }
+  const response = await fetch(path, options);
+  if (response.status === 401) {
+    location.assign("/sign-in"); // the session has ended
+    throw new Refused("Signed out.");
+  }
+  const content = await response.json();
+  if (!response.ok) throw new Refused(`${content.detail[0].toUpperCase()}${content.detail.slice(1)}.`);
+  return content;
+}

@@ -1,0 +1,59 @@
+"""Second stage of a search: the matching head on the first stage's candidates. K image tokens, D their width."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset.images import BadImage, read_image
+from gallery.answers import ChunkScore
+from gallery.chunks import QueryChunks
+from gallery.encode import Encoder, Sentence
+from gallery.store import Store
+
+logger = logging.getLogger(__name__)
+
+IMAGES_AT_A_TIME = 64
+
+
+class Match(NamedTuple):
+    """What the matching head says of one image."""
+
+    score: float  # logit of "same person"
+    chunks: tuple[ChunkScore, ...]
+
+
+def match_candidates(
+    encoder: Encoder, store: Store, sentence: Sentence, chunks: QueryChunks, keys: Sequence[int]
+) -> dict[int, Match]:
+    """Matches by the keys of the images. Where tokens are not kept, images whose files are unreadable now have none."""
+    matches: dict[int, Match] = {}
+    for readable, tokens in _tokens(encoder, store, keys):
+        scores, probabilities = encoder.match(sentence, chunks.ids, tokens)
+        for key, score, row in zip(readable, scores.tolist(), probabilities.tolist(), strict=True):
+            matches[key] = Match(score, tuple(map(ChunkScore, chunks.texts, row)))
+    return matches
+
+
+def _tokens(encoder: Encoder, store: Store, keys: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
+    """Keys with their images' tokens (b, K, D): from the index, or from the files."""
+    root = Path(store.manifest.root)
+    for start in range(0, len(keys), IMAGES_AT_A_TIME):
+        part = list(keys[start : start + IMAGES_AT_A_TIME])
+        stored = [store.tokens(key) for key in part]
+        kept = [tokens for tokens in stored if tokens is not None]
+        if kept:
+            yield part, torch.from_numpy(np.stack(kept))
+            continue
+        pixels: dict[int, Tensor] = {}
+        for key in part:
+            try:
+                pixels[key] = read_image(root / store.image(key).path, encoder.image_size)
+            except BadImage as error:
+                logger.warning("left out of the answer: %s", error)
+        if pixels:
+            yield list(pixels), encoder.images(torch.stack(list(pixels.values()))).tokens

@@ -1,0 +1,116 @@
+"""What a request passes before a route sees it (host, origin, rate, sign-in, size), and the headers of its answer."""
+
+import math
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gallery.service_access import SECURITY_HEADERS, Access
+from gallery.service_limits import Limits, RateLimiter
+
+PUBLIC_PATHS = ("/health", "/sign-in")
+PUBLIC_FOLDER = "/page/"  # style, script and icon: the same for everybody
+MODEL_PATHS = ("/api/search", "/api/explain")  # and what lies below them
+UPLOAD_PATH = "/api/search/image"
+
+
+class Guard:
+    """ASGI middleware: refuses what may not pass, by one JSON sentence, before any of the body is read."""
+
+    def __init__(self, app: ASGIApp, *, access: Access, limits: Limits) -> None:
+        self._app = app
+        self._access = access
+        self._limits = limits
+        self._model_calls = RateLimiter(limits.model_calls)
+        self._sign_ins = RateLimiter(limits.sign_ins)
+        self._files = RateLimiter(limits.files)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        # what people searched for is not left in a browser's cache; the page's own files are asked for again each time
+        send = _with_headers(send, "no-cache" if request.url.path.startswith(PUBLIC_FOLDER) else "no-store")
+        refusal = self._refusal(request)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+        else:
+            await self._app(scope, _at_most(self._max_body_bytes(request), receive), send)
+
+    def _refusal(self, request: Request) -> Response | None:
+        path = request.url.path
+        if not self._access.is_own_host(request):
+            return refuse(403, "without a token this service answers to localhost only")
+        is_page = request.method == "GET" and path in ("/", "/sign-in")
+        if not is_page and not self._access.is_own_page(request):
+            return refuse(403, "another web page may not ask this service")
+        seconds = self._limiter(request).seconds_to_wait(client_of(request))
+        if seconds > 0:
+            wait = math.ceil(seconds)
+            return refuse(429, f"too many requests: try again in {wait} s", {"retry-after": str(wait)})
+        if not self._is_public(path) and not self._access.is_signed_in(request):
+            if path == "/":
+                return RedirectResponse("/sign-in", 303)
+            return refuse(
+                401, "sign in first, or send the header Authorization: Bearer TOKEN", {"www-authenticate": "Bearer"}
+            )
+        length = request.headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > self._max_body_bytes(request):
+            return _too_large(self._max_body_bytes(request))
+        return None
+
+    def _is_public(self, path: str) -> bool:
+        return path in PUBLIC_PATHS or path.startswith(PUBLIC_FOLDER)
+
+    def _limiter(self, request: Request) -> RateLimiter:
+        if request.url.path.startswith(MODEL_PATHS):
+            return self._model_calls
+        return self._sign_ins if request.method == "POST" and request.url.path == "/sign-in" else self._files
+
+    def _max_body_bytes(self, request: Request) -> int:
+        extra = self._limits.upload_bytes if request.url.path == UPLOAD_PATH else 0
+        return self._limits.other_body_bytes + extra
+
+
+def client_of(request: Request) -> str:
+    """The address that a request came from."""
+    return request.client.host if request.client is not None else "unknown"
+
+
+def refuse(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """An answer in the form of service_models.Problem."""
+    return JSONResponse({"detail": detail}, status, headers)
+
+
+def _too_large(max_bytes: int) -> JSONResponse:
+    return refuse(413, f"the request is larger than {max_bytes:,} bytes")
+
+
+def _with_headers(send: Send, cache_control: str) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers.update(SECURITY_HEADERS)
+            headers.setdefault("cache-control", cache_control)
+        await send(message)
+
+    return send_with_headers
+
+
+def _at_most(max_bytes: int, receive: Receive) -> Receive:
+    """The same for a body whose length was not told beforehand."""
+    received = 0
+
+    async def receive_some() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > max_bytes:
+            raise HTTPException(413, f"the request is larger than {max_bytes:,} bytes")
+        return message
+
+    return receive_some

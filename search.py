@@ -1,0 +1,218 @@
+"""Search your own pictures of people with a sentence.
+
+python search.py index --images DIR --checkpoint best.pth --index OUT
+python search.py query "a man with a red backpack" --index OUT
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from gallery import Answer, Gallery
+from gallery.build import Report, Request, add_images, build_index, remove_images
+from gallery.calibration import calibrate
+from gallery.calibration_file import FILE as CALIBRATION_FILE
+from gallery.calibration_file import OrderCalibration
+from gallery.service_audit import AuditLog
+from gallery.show import as_json, as_table, verdict
+from utils.distributed import shutdown, start
+from utils.errors import UserError
+from utils.log import one_line_errors, set_up_logging
+from utils.pretrained import find_weights
+from utils.run_folder import save_json
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_arguments(arguments)
+    args.run(args)
+
+
+def run_index(args: argparse.Namespace) -> None:
+    process = start()
+    set_up_logging(is_main=process.is_main)
+    request = Request(
+        images=args.images,
+        checkpoint=find_weights(args.checkpoint),
+        index=args.index,
+        config=args.config,
+        paths=None if args.list is None else _lines(args.list),
+        tokens=args.tokens,
+        engine=args.engine,
+    )
+    report = build_index(request, process)
+    if process.is_main:
+        _print_report(report, args.index)
+    shutdown()
+
+
+def run_add(args: argparse.Namespace) -> None:
+    process = start()
+    set_up_logging(is_main=process.is_main)
+    report = add_images(args.index, args.paths, process)
+    if process.is_main:
+        _print_report(report, args.index)
+    shutdown()
+
+
+def run_remove(args: argparse.Namespace) -> None:
+    set_up_logging()
+    count = remove_images(args.index, args.paths)
+    Console().print(f"{count} images removed; `search.py add` takes them in again", highlight=False)
+
+
+def run_query(args: argparse.Namespace) -> None:
+    if (args.sentence is None) == (args.queries is None):
+        raise UserError('give one sentence, e.g. query "a man with a red backpack", or many by --queries FILE')
+    set_up_logging(is_main=False)  # warnings alone
+    sentences = [args.sentence] if args.queries is None else _lines(args.queries)
+    if args.save and len(sentences) != 1:
+        raise UserError("--save draws the answer to one sentence")
+    with ExitStack() as stack:
+        audit = AuditLog(args.audit_log)
+        gallery = Gallery.open(args.index, checkpoint=args.checkpoint, engine=args.engine)
+        stack.callback(gallery.close)
+        for sentence in sentences:
+            answer = gallery.query(sentence, top=args.top, fast=args.fast)
+            shown = [hit.image_id for hit in answer.hits]
+            audit.write("command line", "search", mode=answer.mode, query=sentence, shown=shown)
+            _print_answer(answer, gallery, args)
+            if args.save:
+                from gallery.grid import save_grid  # matplotlib takes a while to load, and most queries draw nothing
+
+                save_grid(answer, args.save)
+
+
+def run_calibrate(args: argparse.Namespace) -> None:
+    process = start()
+    set_up_logging(is_main=process.is_main)
+    checkpoint = find_weights(args.checkpoint)
+    calibration = calibrate(checkpoint, args.config, args.root, process)
+    if process.is_main:
+        path = checkpoint.parent / CALIBRATION_FILE
+        save_json(path, asdict(calibration))
+        console = Console()
+        for name, order in (("fast", calibration.fast), ("exact", calibration.exact)):
+            console.print(f"{name}: {_described(order)}", highlight=False)
+        console.print(f"written: {path}; `search.py index` copies it into an index", highlight=False, soft_wrap=True)
+    shutdown()
+
+
+def run_serve(args: argparse.Namespace) -> None:
+    from gallery.service import serve
+
+    set_up_logging()
+    with closing(Gallery.open(args.index, checkpoint=args.checkpoint, engine=args.engine)) as gallery:
+        serve(gallery, host=args.host, port=args.port, token=args.token, audit_log=args.audit_log)
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    index = commands.add_parser("index", help="make an index of a folder, or bring it up to date")
+    index.set_defaults(run=run_index)
+    index.add_argument("--images", type=Path, required=True, metavar="DIR", help="jpg, jpeg, png, webp; also nested")
+    index.add_argument("--checkpoint", required=True, metavar="PATH", help="best.pth of a run, say")
+    index.add_argument("--config", type=Path, help="its configuration, where the checkpoint does not hold it")
+    index.add_argument("--list", type=Path, metavar="FILE", help="only these images: one path per line, below DIR")
+    index.add_argument(
+        "--tokens",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="keep the images' tokens: much faster exact queries for much disk space (auto: if they fit well)",
+    )
+
+    add = commands.add_parser("add", help="add images or folders below the folder that was indexed")
+    add.set_defaults(run=run_add)
+    remove = commands.add_parser("remove", help="remove images or folders; they stay out until they are added")
+    remove.set_defaults(run=run_remove)
+    for command in (add, remove):
+        command.add_argument("paths", nargs="+", metavar="PATH", help="relative to the indexed folder, or absolute")
+
+    query = commands.add_parser("query", help="find people")
+    query.set_defaults(run=run_query)
+    query.add_argument("sentence", nargs="?")
+    query.add_argument("--queries", type=Path, metavar="FILE", help="many sentences, one per line")
+    query.add_argument("--top", type=int, default=20, metavar="N", help="images to show (default: 20)")
+    query.add_argument("--fast", action="store_true", help="by similarity alone, without the matching head")
+    query.add_argument("--save", type=Path, metavar="FILE.png", help="draw the images found")
+    query.add_argument("--json", action="store_true", help="one JSON object per sentence and line")
+
+    serve = commands.add_parser("serve", help="a search page and a JSON API")
+    serve.set_defaults(run=run_serve)
+    serve.add_argument("--host", default="127.0.0.1", help="default: this machine alone; others need --token")
+    serve.add_argument("--port", type=int, default=8000)
+    serve.add_argument(
+        "--token",
+        default=os.environ.get("SEARCH_TOKEN"),
+        help="what users of the page must know (default: $SEARCH_TOKEN, which no list of processes shows)",
+    )
+
+    for command in (index, add, remove, query, serve):
+        command.add_argument("--index", type=Path, required=True, metavar="OUT", help="folder of the index")
+    for command in (query, serve):
+        command.add_argument("--checkpoint", type=Path, metavar="PATH", help="where the model is now, if it was moved")
+        command.add_argument("--audit-log", type=Path, metavar="FILE", help="append every query and its hits to FILE")
+    for command in (index, query, serve):
+        command.add_argument("--engine", metavar="URL", help="Milvus server that holds the vectors (default: FAISS)")
+
+    calibrate_command = commands.add_parser("calibrate", help="learn on val when nothing matches")
+    calibrate_command.set_defaults(run=run_calibrate)
+    calibrate_command.add_argument("--checkpoint", required=True, metavar="PATH")
+    calibrate_command.add_argument(
+        "--config", type=Path, help="its configuration, where the checkpoint does not hold it"
+    )
+    calibrate_command.add_argument("--root", type=Path, help="folder of its data set, if not where it was in training")
+    return parser.parse_args(arguments)
+
+
+def _print_report(report: Report, index: Path) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    counts = {
+        "encoded": report.encoded,
+        "unchanged": report.unchanged + report.touched,
+        "removed": report.removed,
+        "unreadable": len(report.unreadable),
+    }
+    console.print(f"{index}: {report.total} images ({', '.join(f'{n} {name}' for name, n in counts.items() if n)})")
+    for bad in report.unreadable:
+        console.print(f"  unreadable: {bad.path}: {bad.reason}", markup=False)
+    console.print(f"{report.seconds:.1f} s")
+
+
+def _print_answer(answer: Answer, gallery: Gallery, args: argparse.Namespace) -> None:
+    if args.json:
+        sys.stdout.write(json.dumps(as_json(answer), ensure_ascii=False) + "\n")
+        return
+    console = Console(highlight=False)
+    description = gallery.describe()
+    console.print(as_table(answer, Path(description["root"])))
+    if not args.fast and answer.mode == "fast":
+        console.print(f"second stage: {description['second_stage']}", markup=False, soft_wrap=True)
+    console.print(verdict(answer), markup=False, soft_wrap=True)
+
+
+def _described(order: OrderCalibration | None) -> str:
+    if order is None:
+        return "none, as eval.rerank_top_k is 0"
+    return f"AUC {order.auc:.3f}, balanced accuracy {order.balanced_accuracy:.1%} on held-out people (chance: 0.5, 50%)"
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a text file that are not empty. Raises: UserError if there is none."""
+    lines: Iterator[str] = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    kept = [line for line in lines if line]
+    if not kept:
+        raise UserError(f"{path} holds no line")
+    return kept
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main)())

@@ -1,0 +1,36 @@
+"""Run search.py as its command line does, inside the test's process, on a small model with random weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import search
+from models.build import build_model
+from utils.checkpoint import save_checkpoint
+from utils.config import Config
+from utils.log import one_line_errors
+
+search_command = one_line_errors(search.main)
+
+
+def save_random_model(path: Path, config: Config, *, seed: int = 0) -> Path:
+    """A checkpoint as training leaves it. Untrained heads score all alike, so their weights are enlarged."""
+    torch.manual_seed(seed)
+    model = build_model(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith(("itm_head", "vision_proj", "text_proj")):
+                parameter.mul_(20)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"model": model.state_dict(), "config": config.as_dict(), "step": 0, "best": 0.0}
+    save_checkpoint(content, path)
+    return path
+
+
+def answers(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict]:
+    """What `search.py query ... --json` prints."""
+    capsys.readouterr()
+    assert search_command(["query", *arguments, "--json"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]

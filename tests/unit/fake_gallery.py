@@ -1,0 +1,71 @@
+"""A gallery without a model, for tests of the service: the interface of gallery.Gallery, answers known beforehand."""
+
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from gallery.answers import Answer, ChunkScore, Hit, WordHeat
+from utils.errors import UserError
+
+ROWS, COLUMNS = 16, 8
+
+
+class FakeGallery:
+    """Serves image files under the ids "id0", "id1", ... Sentences steer it: "no image", "nobody", "crash", "bad"."""
+
+    def __init__(self, paths: list[Path], *, calibrated: bool = True, second_stage: bool = True) -> None:
+        self.paths = {f"id{index}": path for index, path in enumerate(paths)}
+        self.calibrated, self.second_stage = calibrated, second_stage
+        self.asked: list[tuple] = []
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def describe(self) -> dict:
+        return {"images": len(self), "root": "/srv", "model": "fake", "calibrated": self.calibrated}
+
+    def image_path(self, image_id: str) -> Path:
+        return self.paths[image_id]
+
+    def query(self, sentence: str, *, top: int = 20, fast: bool = False) -> Answer:
+        self.asked.append(("query", sentence, top, fast))
+        if sentence == "bad":
+            raise UserError("the sentence has no word that the model knows")
+        if sentence == "crash":
+            raise RuntimeError("secret detail")
+        fast = fast or not self.second_stage
+        texts = [] if fast else [" ".join(words) for words in chunks_of(sentence)]
+        return self._answer(sentence, "fast" if fast else "exact", texts, top, nobody="nobody" in sentence)
+
+    def query_image(self, image: Image.Image, *, top: int = 20) -> Answer:
+        self.asked.append(("query_image", image.mode, image.size, top))
+        return self._answer("", "image", [], top, nobody=False)
+
+    def explain(self, sentence: str, image_id: str) -> list[WordHeat]:
+        self.asked.append(("explain", sentence, image_id))
+        words = sentence.split()
+        part_of = {word: part for part, chunk in enumerate(chunks_of(sentence), start=1) for word in chunk}
+        return [WordHeat(word, part_of.get(word, 0), heat_at(at / len(words))) for at, word in enumerate(words)]
+
+    def _answer(self, sentence: str, mode: str, texts: list[str], top: int, *, nobody: bool) -> Answer:
+        hits = []
+        for rank, (image_id, path) in enumerate(list(self.paths.items())[:top]):
+            chunks = tuple(ChunkScore(text, 0.97 / (1 + (rank * (at + 1)) % 5)) for at, text in enumerate(texts))
+            hits.append(Hit(image_id, path, 4.2 - 0.3 * rank, 0.71 - 0.02 * rank, chunks))
+        surety = 0.07 if nobody else 0.93
+        answer = (nobody, surety) if self.calibrated and mode != "image" else (None, None)
+        return Answer(sentence, tuple(hits), *answer, 0.012, mode)  # type: ignore[arg-type]
+
+
+def chunks_of(sentence: str) -> list[list[str]]:
+    """The two words after each "a" or "and", which is enough of a grammar here."""
+    return [found.split() for found in re.findall(r"\b(?:a|and) (?!a )(\w+ \w+)", sentence)]
+
+
+def heat_at(height: float) -> list[list[float]]:
+    """Hot in the middle of the row at this share of the height, 1 there, falling off to all sides."""
+    hot = round(height * (ROWS - 1))
+    return [
+        [1 / (1 + (row - hot) ** 2 + (column - 3.5) ** 2 - 0.25) for column in range(COLUMNS)] for row in range(ROWS)
+    ]

@@ -1,0 +1,122 @@
+"""First stage: both engines against a plain matrix product, while the index changes."""
+
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from gallery.index import Neighbours, merged, open_index
+from gallery.manifest import CheckpointStamp, Manifest
+from gallery.segments import ImageFile
+from gallery.store import Store, StoreWriter
+from utils.errors import UserError
+
+WIDTH = 16
+MILVUS = pytest.param(
+    "milvus.db", marks=pytest.mark.skipif(not find_spec("milvus_lite"), reason="requirements-milvus.txt not installed")
+)
+
+
+@pytest.fixture
+def writer(tmp_path):
+    stamp = CheckpointStamp(path="best.pth", sha256="0" * 64, size=1, mtime_ns=1)
+    manifest = Manifest(name="test", root="/", checkpoint=stamp, config={}, width=WIDTH, token_shape=None)
+    with StoreWriter(tmp_path / "index", manifest) as opened:
+        for number, rows in enumerate((30, 1, 20)):
+            add(opened, f"part{number}", rows)
+        yield opened
+
+
+def add(writer: StoreWriter, name: str, rows: int) -> None:
+    vectors = np.random.default_rng(len(writer.store)).standard_normal((rows, WIDTH), dtype=np.float32)
+    segment = writer.write_segment(writer.store.manifest.next_serial)
+    segment.append([ImageFile(f"{name}/{row}.jpg", 1, 1, bytes(32)) for row in range(rows)], vectors, None)
+    writer.commit([segment.close()])
+
+
+def expected(store: Store, queries: np.ndarray, k: int) -> Neighbours:
+    """By the whole matrix of products."""
+    keys = store.keys()
+    products = queries @ np.stack([store.vector(key) for key in keys]).T
+    order = np.argsort(-products, axis=1, kind="stable")[:, :k]
+    return Neighbours(np.take_along_axis(products, order, axis=1), keys[order])
+
+
+def engine_of(name: str | None, store: Store) -> str | None:
+    return None if name is None else str(store.folder.parent / name)
+
+
+@pytest.mark.parametrize("engine", [None, MILVUS])
+def test_the_nearest_are_those_of_the_matrix_product_while_the_index_changes(engine, writer):
+    queries = np.random.default_rng(9).standard_normal((3, WIDTH), dtype=np.float32)
+    index = open_index(writer.store, engine_of(engine, writer.store))
+    index.update(writer.store)
+
+    def check(k: int) -> None:
+        for rows in (queries, queries[:1]):
+            found, wanted = index.search(rows, k), expected(writer.store, rows, k)
+            np.testing.assert_array_equal(found.key, wanted.key)
+            np.testing.assert_allclose(found.similarity, wanted.similarity, rtol=0, atol=1e-5)
+
+    check(7)
+    check(1000)  # more than there are
+    writer.commit(removed=[*expected(writer.store, queries, 2).key[0].tolist(), 2 * 2**32])  # a whole segment, too
+    index.update(writer.store)
+    check(7)
+    add(writer, "later", 5)
+    add(writer, "part0", 10)  # replaces rows
+    writer.tidy()
+    index.update(writer.store)
+    check(10)
+    check(1000)
+    index.close()
+
+
+@pytest.mark.parametrize("engine", [MILVUS])
+def test_milvus_behind_the_store_is_noticed_and_catches_up(engine, writer):
+    url = engine_of(engine, writer.store)
+    index = open_index(writer.store, url)
+    query = np.ones((1, WIDTH), np.float32)
+    with pytest.raises(UserError, match=r"is behind this index: run search\.py index again"):
+        index.search(query, 3)
+    index.update(writer.store)
+    index.search(query, 3)
+    # A crash after half of an update: Milvus has rows that nobody has noted
+    state = writer.folder / "engine.json"
+    noted = json.loads(state.read_text())
+    state.write_text(json.dumps({**noted, "segments": {"1": []}}))
+    index.close()
+    index = open_index(writer.store, url)
+    with pytest.raises(UserError, match="is behind this index"):
+        index.search(query, 3)
+    index.update(writer.store)
+    found = index.search(query, 1000)
+    np.testing.assert_array_equal(np.sort(found.key[0]), writer.store.keys())
+    index.close()
+
+
+def test_an_empty_index_finds_nothing(writer):
+    writer.commit(removed=writer.store.keys())
+    found = open_index(writer.store).search(np.ones((2, WIDTH), np.float32), 5)
+    assert found.similarity.shape == found.key.shape == (2, 0)
+
+
+def test_equal_similarities_come_in_the_order_of_the_keys():
+    parts = [
+        Neighbours(np.array([[0.5, 0.2]], np.float32), np.array([[7, 8]])),
+        Neighbours(np.array([[0.5, 0.5]], np.float32), np.array([[3, 9]])),
+    ]
+    found = merged(parts, 3)
+    assert found.key.tolist() == [[3, 7, 9]]
+    assert found.similarity.tolist() == [[0.5, 0.5, 0.5]]
+
+
+def test_what_cannot_be_asked(writer):
+    index = open_index(writer.store)
+    with pytest.raises(ValueError, match="expected queries"):
+        index.search(np.ones((1, WIDTH + 1), np.float32), 1)
+    with pytest.raises(ValueError, match="k must be at least 1"):
+        index.search(np.ones((1, WIDTH), np.float32), 0)
+    with pytest.raises(UserError, match="expected the URL of a Milvus server"):
+        open_index(writer.store, "postgres://somewhere")
