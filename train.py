@@ -4,17 +4,17 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from rich.console import Console
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from dataset.batches import TrainBatch, to_device
 from dataset.build import eval_loaders_of, train_loader_of
-from dataset.loaders import EvalLoaders, TrainLoader
+from dataset.loaders import EvalLoaders
 from dataset.tokenizer import load_tokenizer
 from losses.attribute import attribute_loss
 from losses.itc import contrastive_loss
@@ -26,29 +26,46 @@ from models.person_search import PersonSearchModel, TrainInputs, TrainOutput
 from models.queue import FeatureQueue
 from models.targets import StepSettings, Targets, prepare_step
 from models.weights import filled_names, initialise_from, report_table
+from utils.allocator import keep_freed_memory
 from utils.config import Config, load_config
-from utils.distributed import Process, gather, shutdown, start
-from utils.errors import UserError
-from utils.log import one_line_errors, progress, set_up_logging
-from utils.metrics import Metrics
+from utils.distributed import Process, gather, gather_objects, shutdown, start
+from utils.dry_run import check
+from utils.log import one_line_errors
+from utils.parallel import averaging, mixed_parameters, spread, whole_layers
 from utils.precision import autocast
 from utils.pretrained import find_weights
-from utils.retrieval import measure, score_gallery
-from utils.run_folder import MetricsLog, create_run_folder
+from utils.retrieval import Scores, measure, score_gallery
+from utils.run_folder import checkpoint_to_resume, open_run_folder
 from utils.seed import make_deterministic, seed_everything
-from utils.train_state import TrainState, build_state, read_state, restore_state, save_model, save_state
+from utils.signals import StopAsked, hidden_from_children
+from utils.tensorboard_images import show_examples
+from utils.train_loop import (
+    LossReader,
+    Run,
+    TrainingBar,
+    finish_epoch,
+    is_stale,
+    log_step,
+    say_done,
+    shares_of,
+    split,
+)
+from utils.train_state import TrainState, build_state, check_weights, read_state, restore_state, save_model, save_state
 
 logger = logging.getLogger(__name__)
+NO_OTHERS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Config, run folder and log, loaders, seeds, model, optimiser and schedule, initialise or resume, loop."""
     args = parse_arguments(arguments)
     config = load_config(args.config, args.set)
+    keep_freed_memory()
     process = start()
     folder = args.output or Path("output") / args.config.stem
-    resumed = read_state(Path(args.resume or folder / "last.pth"), config) if args.resume is not None else None
-    open_run_folder(folder, config, process, resumed=resumed is not None)
+    path = gather_objects(checkpoint_to_resume(folder, args.resume))[0]  # one decision, before anything is written
+    resumed = read_state(path, config, world_size=process.world_size) if path else None
+    open_run_folder(None if args.check else folder, config, is_main=process.is_main, resumed=resumed is not None)
     if config.debug.deterministic:
         make_deterministic()
     torch.autograd.set_detect_anomaly(config.debug.detect_anomaly)
@@ -59,22 +76,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     seed_everything(config.train.seed)  # here, as making the caches above may draw numbers, in one process only
     model = build_model(config)
-    filled = (
-        [] if resumed else start_from(model, args.init or config.init.paths, config, process, args.trust_checkpoint)
-    )
+    if resumed:
+        filled = resumed["filled"]
+    else:
+        filled = start_from(model, args.init or config.init.paths, config, process, args.trust_checkpoint)
     model.to(process.device)
+    momentum_encoder = build_momentum_encoder(model, config)
+    online = spread(model, momentum_encoder, config, process)
     state = build_state(
         model,
-        build_momentum_encoder(model, config),
+        momentum_encoder,
         build_queue(config).to(process.device),
         config,
         total_steps=config.train.epochs * len(loader.sampler),
-        filled=resumed["filled"] if resumed else filled,
+        filled=filled,
     )
     seed_everything(config.train.seed + process.rank)  # every process draws its own negatives and masks
     if resumed:
-        restore_state(state, resumed, process)
-    train(state, loader, eval_loaders, config, step_settings(config, tokenizer), folder, process)
+        restore_state(state, resumed, config, process)
+    run = Run(config, process, step_settings(config, tokenizer), online, loader, eval_loaders)
+    if args.check:
+        forecast = check(state, run, train_step, evaluate)
+        if process.is_main:
+            print(forecast)
+    else:
+        with run.open(folder, state, wandb=args.wandb, profiled=args.profile):
+            train(state, run)
     shutdown()
 
 
@@ -85,23 +112,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="folder of the run (default: output/NAME_OF_THE_CONFIG)")
     parser.add_argument("--init", action="append", metavar="PATH", help="start from this checkpoint, not init.paths")
     parser.add_argument("--trust-checkpoint", action="store_true", help="unpickle --init files even if that runs code")
+    resume = "continue from PATH (default: last.pth of the run's folder; auto: the same, or start anew without one)"
+    parser.add_argument("--resume", nargs="?", const="", metavar="PATH", help=resume)
+    parser.add_argument("--check", action="store_true", help="try two steps, tell memory and hours, write nothing")
     parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="",
-        metavar="PATH",
-        help="continue from PATH (default: last.pth of the run's folder)",
+        "--profile", action="store_true", help="trace a few steps into profile.json in the run's folder"
     )
+    parser.add_argument("--wandb", action="store_true", help="show the run in Weights & Biases as well")
     return parser.parse_args(arguments)
-
-
-def open_run_folder(folder: Path, config: Config, process: Process, *, resumed: bool) -> None:
-    """Make the folder, start the log. Raises UserError rather than mix a new run with an old one."""
-    if not resumed and (folder / "last.pth").exists():
-        raise UserError(f"{folder} already holds a run: continue it with --resume, or name another folder by --output")
-    if process.is_main:
-        create_run_folder(folder, config)
-    set_up_logging(folder, is_main=process.is_main)
 
 
 def start_from(
@@ -121,91 +139,64 @@ def start_from(
     return filled_names(reports)
 
 
-def train(
-    state: TrainState,
-    loader: TrainLoader,
-    eval_loaders: EvalLoaders,
-    config: Config,
-    settings: StepSettings,
-    folder: Path,
-    process: Process,
-) -> None:
+def train(state: TrainState, run: Run) -> None:
     """All epochs from where the state stands; last.pth after each, best.pth when R@1 on select_on rises."""
-    log = MetricsLog(folder, first_epoch=state.epoch, first_step=state.step, enabled=process.is_main)
-    online = wrap(state.model, process, settings.tasks)
-    while state.epoch < config.train.epochs:
-        train_epoch(state, online, loader, config, settings, log, process)
-        check_weights(state)
-        if should_stop(state, config):
-            logger.info("stopped after step %d, as train.stop_after_steps asks", state.step)
-            save_state(state, folder / "last.pth", config, process)
-            break
-        metrics = None
-        if (state.epoch + 1) % config.eval.every == 0 or state.epoch + 1 == config.train.epochs:
-            metrics = evaluate(state, eval_loaders, config, process)
-        finish_epoch(state, metrics, config, log)
-        if metrics and state.best < metrics.R1:
-            state.best = metrics.R1
-            if process.is_main:
-                save_model(state, folder / "best.pth", config)
-        save_state(state, folder / "last.pth", config, process)
-    else:
-        logger.info("done: best R@1 on %s %.2f %%, %s", config.eval.select_on, state.best, folder / "best.pth")
-    log.close()
+    config = run.config
+    try:
+        while state.epoch < config.train.epochs and not is_stale(state, config):
+            train_epoch(state, run)
+            run.stop_if_asked(state)
+            check_weights(state)
+            metrics = None
+            if (state.epoch + 1) % config.eval.every == 0 or state.epoch + 1 == config.train.epochs:
+                with run.until_stopped(), whole_layers(state.model):
+                    scores = evaluate(state, run.eval_loaders, run)
+                    metrics = measure(scores, config.eval.tail)
+                    show_examples(state, scores, run)
+            finish_epoch(state, metrics, config, run.log)
+            if metrics and state.best < metrics.R1:
+                state.best, state.stale = metrics.R1, 0
+                save_model(state, run.checkpoints, config)
+            elif metrics:
+                state.stale += 1
+            save_state(state, run.checkpoints, config)
+        say_done(state, run)
+    except StopAsked as reason:
+        save_state(state, run.checkpoints, config)
+        logger.info("stopped after step %d, as %s", state.step, reason)
 
 
-def should_stop(state: TrainState, config: Config) -> bool:
-    return config.train.stop_after_steps is not None and state.step >= config.train.stop_after_steps
-
-
-def check_weights(state: TrainState) -> None:
-    """Raises: FloatingPointError if a step whose losses were finite has spoilt the weights; nothing is saved then."""
-    for name, parameter in state.model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise FloatingPointError(
-                f"step {state.step}: {name} is not finite after it; the checkpoints written before are good, "
-                "lower optimizer.lr"
-            )
-
-
-def wrap(model: torch.nn.Module, process: Process, tasks: frozenset[str]) -> torch.nn.Module:
-    if process.world_size == 1:
-        return model
-    devices = [process.local_rank] if process.device.type == "cuda" else None
-    every_task = len(tasks) == 7  # with all of them on, every parameter gets a gradient
-    return DistributedDataParallel(
-        model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=not every_task
-    )
-
-
-def train_epoch(
-    state: TrainState,
-    online: torch.nn.Module,
-    loader: TrainLoader,
-    config: Config,
-    settings: StepSettings,
-    log: MetricsLog,
-    process: Process,
-) -> None:
-    """The batches of the present epoch that are not done yet, or fewer where stop_after_steps ends the run."""
-    online.train()
-    loader.sampler.set_position(state.epoch, state.batch)
-    title = f"epoch {state.epoch + 1}/{config.train.epochs}"
-    images_per_step = config.train.batch_size * process.world_size
-    with progress((len(loader.sampler) - state.batch) * images_per_step, title, unit="images") as bar:
+def train_epoch(state: TrainState, run: Run) -> None:
+    """The batches of the present epoch that are not done yet, or fewer where the run has to stop."""
+    config, sampler = run.config.train, run.loader.sampler
+    run.online.train()
+    sampler.set_position(state.epoch, state.batch)
+    images = config.batch_size * run.process.world_size  # of a step
+    reader = LossReader(state.sums)
+    with hidden_from_children():
+        batches = iter(run.loader.batches)
+    with TrainingBar((len(sampler) - state.batch) * images, f"epoch {state.epoch + 1}/{config.epochs}") as bar:
         since = time.perf_counter()
-        for batch in loader.batches:
-            if should_stop(state, config):
-                return
-            progress_of_epoch = state.step / len(loader.sampler)
-            alpha = config.losses.alpha * (min(1.0, progress_of_epoch) if config.losses.warm_up else 1.0)
-            losses = train_step(state, online, to_device(batch, process.device, True), alpha, config, settings)
+        for batch in batches:
+            if run.must_stop(state):
+                break
+            warm_up = min(1.0, state.step / len(sampler)) if run.config.losses.warm_up else 1.0
+            alpha = run.config.losses.alpha * warm_up
+            batch = to_device(batch, run.process.device, True)
+            losses = train_step(state, run.online, batch, alpha, run.config, run.settings)
+            reader.read(state.step, losses)
             seconds, since = time.perf_counter() - since, time.perf_counter()
-            for key, value in {**losses, "seconds": seconds, "images": images_per_step}.items():
-                state.sums[key] = state.sums.get(key, 0.0) + float(value)
-            bar.advance(images_per_step)
-            if state.step % config.train.log_every_steps == 0:
-                log_step(state, losses, images_per_step / seconds, log)
+            reader.add(seconds=seconds, images=images)
+            if state.step % config.log_every_steps == 0:
+                reader.read_rest()
+                log_step(state, reader.losses, images / seconds, run.log)
+            if config.checkpoint_every_steps and state.step % config.checkpoint_every_steps == 0:
+                reader.read_rest()
+                save_state(state, run.checkpoints, run.config, numbered=True)
+            bar.show(state.step, reader.losses)
+            bar.advance(images)
+            run.profile_step()
+        reader.read_rest()
 
 
 def train_step(
@@ -216,34 +207,48 @@ def train_step(
     config: Config,
     settings: StepSettings,
 ) -> dict[str, Tensor]:
-    """One optimiser step. Returns detached scalar losses by key, with their weighted sum as "total".
+    """One optimiser step, over train.accumulate parts of the batch one after the other.
 
-    Raises: FloatingPointError naming the losses that are not finite; the weights are then those before the step.
+    Returns: detached scalar losses by key, with their weighted sum as "total".
     """
-    with autocast(batch.person_id.device, config.train.precision):
-        image_1, image_2 = state.model.normalize(batch.image_1), state.model.normalize(batch.image_2)
-        inputs, targets = prepare_step(image_1, image_2, batch, state.momentum_encoder, settings)
-        output = online(inputs)
-    losses = compute_losses(output, inputs, targets, batch, state.queue, state.model.temperature, alpha, settings)
-    weights = vars(config.losses.weights)
-    losses["total"] = torch.stack([weights[key] * loss for key, loss in losses.items()]).sum()
-    if not torch.isfinite(losses["total"]):
-        values = ", ".join(f"{key} {loss.item():.4g}" for key, loss in losses.items() if not torch.isfinite(loss))
-        raise FloatingPointError(
-            f"step {state.step + 1}: {values}; the checkpoints written before are good, lower optimizer.lr"
-        )
+    device, weights = batch.person_id.device, vars(config.losses.weights)
+    parts = split(batch, config.train.accumulate)
+    prepared = []
+    with autocast(device, config.train.precision):
+        for part in parts:
+            image_1, image_2 = state.model.normalize(part.image_1), state.model.normalize(part.image_2)
+            prepared.append(prepare_step(image_1, image_2, part, state.momentum_encoder, settings))
+    targets_of_parts = [targets for _, targets in prepared]
+    candidates = {  # for itc: the whole batch, of all processes
+        "candidate_image": gather(torch.cat([targets.momentum_image for targets in targets_of_parts])),
+        "candidate_text": gather(torch.cat([targets.momentum_text for targets in targets_of_parts])),
+        "candidate_person_id": gather(batch.person_id),
+    }
     state.optimizer.zero_grad(set_to_none=True)
-    losses["total"].backward()
-    if config.optimizer.clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.clip_norm)
-    state.optimizer.step()
-    state.schedule.step()
-    state.model.clamp_temperature()
-    state.momentum_encoder.update(state.model)
-    state.queue.push(gather(targets.momentum_image), gather(targets.momentum_text), gather(batch.person_id))
+    sums: dict[str, Tensor] = {}
+    for part, (inputs, targets), share in zip(parts, prepared, shares_of(targets_of_parts), strict=True):
+        with averaging(online, now=part is parts[-1]):
+            with autocast(device, config.train.precision):
+                output = online(inputs)
+            temperature, queue = state.model.temperature, state.queue
+            losses = compute_losses(output, inputs, targets, part, queue, temperature, alpha, settings, candidates)
+            losses = {key: share[key] * loss for key, loss in losses.items()}
+            losses["total"] = torch.stack([weights[key] * loss for key, loss in losses.items()]).sum()
+            state.scaler.scale(losses["total"]).backward()
+        sums = {key: sums.get(key, 0) + loss.detach() for key, loss in losses.items()}
+    with mixed_parameters(state.model):
+        if config.optimizer.clip_norm is not None:
+            state.scaler.unscale_(state.optimizer)
+            torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.clip_norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.schedule.step()
+        state.model.clamp_temperature()
+        state.momentum_encoder.update(state.model)
+    state.queue.push(*candidates.values())
     state.step += 1
     state.batch += 1
-    return {key: loss.detach() for key, loss in losses.items()}
+    return sums
 
 
 def compute_losses(
@@ -255,8 +260,12 @@ def compute_losses(
     temperature: Tensor,
     alpha: float,
     settings: StepSettings,
+    candidates: Mapping[str, Tensor] = NO_OTHERS,
 ) -> dict[str, Tensor]:
-    """One pure function per loss of weight > 0; a pair is a positive, a text with a wrong image, or the reverse."""
+    """One pure function per loss of weight > 0; a pair is a positive, a text with a wrong image, or the reverse.
+
+    candidates: what itc compares with where that is more than the batch, as `contrastive_loss` names it.
+    """
     num_pairs = len(inputs.own_attention_mask)  # all losses but itc see so many of the batch
     is_match = torch.arange(3 * num_pairs, device=batch.person_id.device) < num_pairs
     drawn = torch.cat([is_match[:num_pairs], output.negatives.image_valid, output.negatives.text_valid])
@@ -272,9 +281,7 @@ def compute_losses(
             queue_person_id=queue.person_id,
             temperature=temperature,
             alpha=alpha,
-            candidate_image=gather(targets.momentum_image),
-            candidate_text=gather(targets.momentum_text),
-            candidate_person_id=gather(batch.person_id),
+            **candidates,
         ),
         "itm": lambda: itm_loss(output.match_logits, is_match.long(), drawn),
         "prd": lambda: prd_loss(output.replaced_logits, batch.replaced[:num_pairs]),
@@ -290,44 +297,10 @@ def compute_losses(
     return {key: loss() for key, loss in compute.items() if key in settings.tasks}
 
 
-def evaluate(state: TrainState, loaders: EvalLoaders, config: Config, process: Process) -> Metrics:
-    """Measures of the model as it stands on the split that select_on names."""
-    scores = score_gallery(
-        state.model,
-        loaders.gallery,
-        loaders.captions,
-        process=process,
-        precision=config.train.precision,
-        rerank_top_k=config.eval.rerank_top_k,
-    )
-    return measure(scores, config.eval.tail)
-
-
-def log_step(state: TrainState, losses: dict[str, Tensor], images_per_second: float, log: MetricsLog) -> None:
-    values = {f"train/{key}": float(loss) for key, loss in losses.items()}
-    rates = {f"lr/{n}": rate for n, rate in enumerate(sorted(set(state.schedule.get_last_lr())))}
-    log.write_scalars({**values, **rates, "images_per_second": images_per_second}, state.step)
-    text = "  ".join(f"{key.removeprefix('train/')} {value:.3f}" for key, value in values.items())
-    logger.info("step %d  %s  %.0f images/s", state.step, text, images_per_second)
-
-
-def finish_epoch(state: TrainState, metrics: Metrics | None, config: Config, log: MetricsLog) -> None:
-    """Write the epoch's line and scalars, and move on to the next epoch."""
-    seconds, images = state.sums.pop("seconds"), state.sums.pop("images")
-    values = {f"train/{key}": total / state.batch for key, total in state.sums.items()}
-    rates = sorted(set(state.schedule.get_last_lr()))
-    line = {"step": state.step, **values, "lr": rates[0], "lr_new": rates[-1], "images_per_second": images / seconds}
-    if metrics:
-        line |= {f"{config.eval.select_on}/{key}": value for key, value in metrics._asdict().items()}
-        log.write_scalars({key: line[key] for key in line if key.startswith(config.eval.select_on)}, state.step)
-        logger.info(
-            "epoch %d  %s R@1 %.2f  R@5 %.2f  R@10 %.2f  mAP %.2f  mINP %.2f",
-            state.epoch + 1,
-            config.eval.select_on,
-            *metrics[:5],
-        )
-    log.write_epoch(state.epoch, line)
-    state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
+def evaluate(state: TrainState, loaders: EvalLoaders, run: Run) -> Scores:
+    """Scores of the model as it stands."""
+    precision, top_k = run.config.train.precision, run.config.eval.rerank_top_k
+    return score_gallery(state.model, *loaders, process=run.process, precision=precision, rerank_top_k=top_k)
 
 
 if __name__ == "__main__":

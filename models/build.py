@@ -10,6 +10,7 @@ from timm.data.constants import (
     OPENAI_CLIP_MEAN,
     OPENAI_CLIP_STD,
 )
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from models.bert_layers import BertSizes
@@ -22,6 +23,7 @@ from models.text_encoder import TextEncoder
 from models.vision_mamba import VisionMamba
 from models.vision_transformer import VisionTransformer
 from utils.config_schema import Config, ImageEncoderConfig, TextEncoderConfig
+from utils.errors import UserError
 from utils.pretrained import bert_config
 
 NORMALIZATIONS = {
@@ -37,8 +39,24 @@ NAMED_ENCODERS = {
 
 
 def build_model(config: Config, tasks: frozenset[str] | None = None) -> PersonSearchModel:
-    """The online model of a configuration, randomly initialised; tasks default to the losses that have a weight."""
-    return PersonSearchModel(**model_parts(**model_sizes(config, tasks)))
+    """The online model of a configuration, randomly initialised; tasks default to the losses that have a weight.
+
+    Raises: UserError where init.freeze names what the model does not have.
+    """
+    model = PersonSearchModel(**model_parts(**model_sizes(config, tasks)))
+    if tasks is None:
+        freeze(model, config.init.freeze)
+    return model
+
+
+def freeze(model: nn.Module, names: Collection[str]) -> None:
+    """Take the parameters of the parts in names (or these parameters) out of training: they stay as initialised."""
+    for name in names:
+        found = [own for key, own in model.named_parameters() if key == name or key.startswith(f"{name}.")]
+        if not found:
+            raise UserError(f"init.freeze: the model has no part {name!r}; name a module, e.g. text_encoder")
+        for parameter in found:
+            parameter.requires_grad_(False)
 
 
 def model_sizes(config: Config, tasks: frozenset[str] | None = None) -> dict[str, Any]:

@@ -38,9 +38,9 @@ class MomentumEncoder(nn.Module):
     @torch.no_grad()
     def update(self, model: PersonSearchModel) -> None:
         """theta_m <- momentum * theta_m + (1 - momentum) * theta. Call once after each optimiser step."""
-        own: list[Tensor] = list(self.parameters())
-        online: list[Tensor] = [parameter for name in COPIED for parameter in getattr(model, name).parameters()]
-        torch._foreach_lerp_(own, online, 1 - self.momentum)
+        online = [parameter for name in COPIED for parameter in getattr(model, name).parameters()]
+        pairs = [pair for pair in zip(self.parameters(), online, strict=True) if pair[1].requires_grad]
+        torch._foreach_lerp_([own for own, _ in pairs], [theirs for _, theirs in pairs], 1 - self.momentum)
 
     @torch.no_grad()
     def encode_image(self, image: Tensor) -> tuple[ImageFeatures, Tensor]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from models.image_features import ImageEncoder, ImageFeatures
 from models.mae_decoder import MAEDecoder
+from models.pair_scorer import PairScorer
 from models.sampling import Negatives, draw_negatives
 from models.text_encoder import TextEncoder, TextFeatures
 
@@ -112,6 +113,10 @@ class PersonSearchModel(nn.Module):
         hidden = self.text_encoder.cross_modal(input_ids, attention_mask, image_tokens, image_index)
         return self.itm_head(hidden[:, 0])[:, 1]
 
+    def pair_scorer(self) -> PairScorer:
+        """For the scores of `match` where there are many pairs of few texts and images."""
+        return PairScorer(self.text_encoder, self.itm_head)
+
     @torch.no_grad()
     def clamp_temperature(self) -> None:
         """Keep the learned temperature within its range; call after each optimiser step."""
@@ -155,13 +160,17 @@ class PersonSearchModel(nn.Module):
         """Hidden states of the 3n pairs, of the masked and of the rewritten captions, from one batched pass."""
         num_pairs = len(inputs.own_attention_mask)
         own = torch.arange(num_pairs, device=image_tokens.device)
+        wrong_image = negatives.image_index
+        if 2 * num_pairs < len(image_tokens):  # of the images, only these are looked at: no keys and values for others
+            image_tokens = torch.cat([image_tokens[:num_pairs], image_tokens[wrong_image]])
+            wrong_image = own + num_pairs
         ids, masks, images = [], [], []
         with_pairs = bool(self.tasks & {"itm", "prd", "attribute"})
         if with_pairs:
             texts = torch.cat([own, own, negatives.text_index])
             ids.append(inputs.input_ids[texts])
             masks.append(inputs.attention_mask[texts])
-            images += [own, negatives.image_index, own]
+            images += [own, wrong_image, own]
         for rewritten in (inputs.mlm_ids, inputs.mrtd_ids):
             if rewritten is not None:
                 ids.append(rewritten)

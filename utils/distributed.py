@@ -44,13 +44,28 @@ def start() -> Process:
     if world_size > 1:
         on_gpu = device.type == "cuda"
         dist.init_process_group(
-            "nccl" if on_gpu else "gloo",
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",  # what lies on the CPU is exchanged without stopping a GPU
             timeout=_TIMEOUT,
+            store=_store_of_attempt(world_size),
             rank=rank,
             world_size=world_size,
             device_id=device if on_gpu else None,
         )
     return Process(rank, world_size, local_rank, device)
+
+
+def _store_of_attempt(world_size: int) -> dist.Store | None:
+    """Where the processes find each other; None = at the place that the variables name.
+
+    torchrun on one machine keeps one store over its restarts (pytorch/pytorch#135712): without names of its own an
+    attempt would find the addresses of processes that died in the one before. On several machines the attempts are not
+    counted alike; there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment gives each a store of its own.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt == "0" or os.environ.get("LOCAL_WORLD_SIZE") != str(world_size):
+        return None
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=_TIMEOUT)
+    return dist.PrefixStore(f"attempt-{attempt}", store)
 
 
 def _device(local_rank: int) -> torch.device:
@@ -81,10 +96,23 @@ def maximum(tensor: Tensor) -> Tensor:
     """The largest value at each place over all processes; same shape and device. One process: the input."""
     if not dist.is_initialized():
         return tensor
-    on_gpu = dist.get_backend() == "nccl"
-    shared = tensor.to("cuda") if on_gpu else tensor.clone()
+    shared = tensor.clone()
     dist.all_reduce(shared, dist.ReduceOp.MAX)
-    return shared.to(tensor.device)
+    return shared
+
+
+def mean(tensor: Tensor) -> Tensor:
+    """The mean at each place over all processes; same shape, on its own device, no gradient. One process: the input."""
+    if not dist.is_initialized():
+        return tensor
+    shared = tensor.detach().clone()
+    dist.all_reduce(shared)
+    return shared / dist.get_world_size()
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process."""
+    return bool(maximum(torch.tensor(int(flag))))
 
 
 def gather_objects(value: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Autocast by its name in the configuration."""
+"""Autocast by its name in the configuration, and the gradient scaler that fp16 needs."""
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
@@ -8,21 +8,30 @@ import torch
 
 logger = logging.getLogger(__name__)
 
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """fp32: nothing; bf16: matrix products in bfloat16. The scan state, softmax and losses stay in fp32 either way."""
+    """fp32: nothing; bf16, fp16: matrix products in it. The scan state, softmax and losses stay in fp32 either way."""
     if precision == "auto":
-        precision = "bf16" if has_fast_bf16(device.type) else "fp32"
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+        precision = best_precision(device.type)
+    return torch.autocast(device.type, _DTYPES[precision]) if precision in _DTYPES else nullcontext()
+
+
+def gradient_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
+    """Keeps small gradients from vanishing in fp16; passes them on as they are in every other precision."""
+    chosen = best_precision(device.type) if precision == "auto" else precision
+    return torch.amp.GradScaler(device.type, enabled=chosen == "fp16")
 
 
 @cache
-def has_fast_bf16(device_type: str) -> bool:
-    """Whether bf16 products run on units of their own: GPUs from Ampere on, CPUs with avx512_bf16 or AMX."""
+def best_precision(device_type: str) -> str:
+    """The fastest that the device has units for: bf16 on GPUs from Ampere on and on CPUs with avx512_bf16 or AMX, fp16
+    on older GPUs, else fp32."""
     if device_type == "cuda":
-        found = torch.cuda.is_bf16_supported(including_emulation=False)
+        found = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     else:
         capabilities = torch.cpu.get_capabilities()
-        found = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    logger.info("precision auto: %s", "bf16" if found else "fp32 (no bf16 units here)")
+        found = "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+    logger.info("precision auto: %s", found)
     return found

@@ -15,11 +15,16 @@ from tests.e2e.runs import eval_command, log_lines, train_and_record
 LAUNCHED = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
-def run(*arguments: str) -> None:
+def run(*arguments: str, max_restarts: int = 0) -> None:
     """Start two processes, which must end with code 0."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
-        [*LAUNCHED, *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240
+        [*LAUNCHED, f"--max-restarts={max_restarts}", *arguments],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
 
@@ -68,3 +73,14 @@ def test_evaluation_gives_what_one_process_gives(trained, debug_settings, tmp_pa
     assert eval_command([*arguments, "--output", str(tmp_path / "one")]) == 0
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert {**one, "seconds": 0} == {**two, "seconds": 0}
+
+
+def test_a_killed_process_comes_back_and_the_run_ends_as_if_nothing_had_happened(trained, debug_settings, tmp_path):
+    settings = debug_settings("train.batch_size=6", "train.epochs=1", "train.checkpoint_every_steps=1")
+    run("-m", "tests.e2e.killed_once", str(tmp_path), *settings, "--output", str(tmp_path / "run"), max_restarts=1)
+    assert (tmp_path / "killed").read_text() == "rank 1 after step 1"
+    own, other = (torch.load(folder / "run" / "last.pth", weights_only=True) for folder in (tmp_path, trained))
+    assert (own["step"], own["epoch"]) == (other["step"], other["epoch"]) == (2, 1)
+    for module in ("model", "momentum_encoder", "queue"):
+        assert [name for name, value in own[module].items() if not torch.equal(value, other[module][name])] == []
+    assert log_lines(tmp_path / "run") == log_lines(trained / "run")

@@ -3,6 +3,7 @@
 python -m torch.distributed.run ... -m tests.e2e.two_processes FOLDER [arguments of train.py]
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,10 +15,10 @@ import train
 def main() -> None:
     folder, own_save = Path(sys.argv[1]), train.save_state
 
-    def save_everywhere(state, path, config, process):
+    def save_everywhere(state, *args, **options):
         modules = {name: getattr(state, name).state_dict() for name in ("model", "momentum_encoder", "queue")}
-        torch.save(modules, folder / f"rank{process.rank}.pth")
-        own_save(state, path, config, process)
+        torch.save(modules, folder / f"rank{os.environ['RANK']}.pth")
+        own_save(state, *args, **options)
 
     train.save_state = save_everywhere
     train.main(sys.argv[2:])

@@ -1,9 +1,11 @@
 """Momentum encoders: copies that follow slowly and never drop anything out."""
 
+import pytest
 import torch
 
 from models.build import build_model
 from models.momentum import COPIED, MomentumEncoder
+from utils.errors import UserError
 
 DROPOUT = (
     "model.text_encoder.hidden_dropout_prob=0.5",
@@ -54,3 +56,21 @@ def test_without_dropout_even_where_training_is_asked_for(debug_config):
     assert torch.equal(copy.encode_text(ids, mask), copy.encode_text(ids, mask))
     assert not torch.equal(model.encode_text(ids, mask)[1], model.encode_text(ids, mask)[1])
     assert not torch.equal(model.encode_image(image)[1], model.encode_image(image)[1])
+
+
+def test_frozen_parts_are_neither_trained_nor_followed(debug_config):
+    model = build_model(debug_config("init.freeze=[text_encoder.bert.embeddings.word_embeddings, vision_proj]"))
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"text_encoder.bert.embeddings.word_embeddings.weight", "vision_proj.weight", "vision_proj.bias"}
+    copy = MomentumEncoder(model, momentum=0.5)
+    before = copy.text_proj.weight.clone()
+    with torch.no_grad():
+        model.text_proj.weight.add_(1.0)
+    copy.update(model)
+    torch.testing.assert_close(copy.text_proj.weight, before + 0.5)
+    assert torch.equal(copy.vision_proj.weight, model.vision_proj.weight)
+
+
+def test_freezing_what_is_not_there(debug_config):
+    with pytest.raises(UserError, match=r"init\.freeze: the model has no part 'text'"):
+        build_model(debug_config("init.freeze=[text]"))

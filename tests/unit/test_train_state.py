@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from models.build import build_model, build_momentum_encoder, build_queue
-from utils.checkpoint import load_checkpoint
-from utils.distributed import start
+from utils.checkpoint import CheckpointWriter, load_checkpoint
+from utils.distributed import Process, start
 from utils.errors import UserError
 from utils.train_state import MODULES, build_state, read_state, restore_state, save_model, save_state
 
@@ -35,8 +35,9 @@ def saved(debug_config, tmp_path):
     state.optimizer.step()
     state.schedule.step()
     state.queue.push(torch.ones(3, 32), torch.ones(3, 32), torch.arange(3))
-    state.step, state.batch, state.best, state.sums = 1, 1, 12.5, {"itc": 3.25}
-    save_state(state, tmp_path / "last.pth", config, start())
+    state.step, state.batch, state.best, state.stale, state.sums = 1, 1, 12.5, 2, {"itc": 3.25}
+    with CheckpointWriter(tmp_path, keep=1) as checkpoints:
+        save_state(state, checkpoints, config)
     return state, tmp_path / "last.pth"
 
 
@@ -44,14 +45,14 @@ def test_everything_comes_back(debug_config, saved):
     state, path = saved
     expected_draw = torch.rand(3)
     other = state_of(debug_config(), seed=1)
-    restore_state(other, read_state(path, debug_config()), start())
+    restore_state(other, read_state(path, debug_config()), debug_config(), start())
     assert torch.equal(torch.rand(3), expected_draw)
     for name in MODULES:
         own, restored = flat(getattr(state, name).state_dict()), flat(getattr(other, name).state_dict())
         assert own.keys() == restored.keys()
         for key, value in own.items():
             assert torch.equal(restored[key], value) if isinstance(value, torch.Tensor) else restored[key] == value, key
-    counters = ("filled", "step", "epoch", "batch", "best", "sums")
+    counters = ("filled", "step", "epoch", "batch", "best", "stale", "sums")
     assert {name: getattr(other, name) for name in counters} == {name: getattr(state, name) for name in counters}
 
 
@@ -71,6 +72,10 @@ def test_what_must_agree_and_what_may_change(debug_config, saved):
         "dataset.workers=3",
         "train.stop_after_steps=9",
         "eval.every=2",
+        "train.accumulate=4",
+        "train.precision=bf16",
+        "train.checkpoint_every_steps=7",
+        "train.early_stopping=3",
         "model.image_encoder.scan_backend=reference",
     )
     assert read_state(path, debug_config(*free))["step"] == 1
@@ -87,7 +92,34 @@ def test_a_key_that_an_older_checkpoint_lacks_is_named(debug_config, saved):
 
 def test_the_model_alone_is_not_resumed(debug_config, saved):
     state, path = saved
-    save_model(state, path.with_name("best.pth"), debug_config())
+    with CheckpointWriter(path.parent, keep=1) as checkpoints:
+        save_model(state, checkpoints, debug_config())
     assert load_checkpoint(path.with_name("best.pth")).keys() == {"format", "model", "config", "step", "best"}
     with pytest.raises(UserError, match=r"without its training state; resume from last\.pth"):
         read_state(path.with_name("best.pth"), debug_config())
+
+
+def test_the_samples_of_a_step_stay_the_same_on_any_number_of_processes(debug_config, saved):
+    """Written by one process in batches of 8."""
+    _, path = saved
+    assert read_state(path, debug_config("train.batch_size=4"), world_size=2)["step"] == 1
+    assert read_state(path, debug_config("train.batch_size=2"), world_size=4)["step"] == 1
+    with pytest.raises(
+        UserError, match=r"train\.batch_size = 8 on 1 processes.* now it is 8 on 2.*set train\.batch_size=4$"
+    ):
+        read_state(path, debug_config(), world_size=2)
+    with pytest.raises(UserError, match=r"8 samples a step.*use a number of processes that divides them"):
+        read_state(path, debug_config(), world_size=3)
+
+
+def test_an_added_process_draws_numbers_of_its_own(debug_config, saved):
+    _, path = saved
+    content = read_state(path, debug_config("train.batch_size=4"), world_size=2)
+    draws = []
+    for rank in (0, 1):
+        process = Process(rank, 2, rank, torch.device("cpu"))
+        restore_state(state_of(debug_config()), content, debug_config(), process)
+        draws.append(torch.rand(3))
+    torch.manual_seed(debug_config().train.seed + 1)
+    draws.append(torch.rand(3))  # what rank 1 drew at the beginning of a run
+    assert len({tuple(draw.tolist()) for draw in draws}) == 3

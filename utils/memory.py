@@ -1,0 +1,54 @@
+"""How much memory there is to take, in bytes, and cutting work to measure."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_CGROUP = Path("/sys/fs/cgroup")  # version 2: what a container or a batch job may use
+_MEMINFO = Path("/proc/meminfo")
+
+
+def available_bytes(device: torch.device) -> int:
+    """Free memory of a GPU, unused blocks of torch's own cache included; for a CPU, this process's part of the machine.
+
+    Of a CPU's memory, caches of files count as free, a container's limit as the end, and the processes that torchrun
+    started on this machine take equal parts.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return min(_free_in_machine(), _free_in_container()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def cut(costs: Tensor, budget: int) -> Iterator[slice]:
+    """Consecutive slices of items (n,) whose costs sum up to at most budget; an item that costs more stands alone."""
+    total, begin = costs.cumsum(0), 0
+    while begin < len(costs):
+        limit = total[begin] - costs[begin] + budget
+        end = max(begin + 1, int(torch.searchsorted(total, limit, right=True)))
+        yield slice(begin, end)
+        begin = end
+
+
+def _free_in_machine() -> int:
+    try:
+        lines = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux: half of what is built in
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _free_in_container() -> int:
+    """Up to the limit, if there is one."""
+    try:
+        limit, used = ((_CGROUP / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        if limit == "max":
+            return sys.maxsize
+        statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        return max(0, int(limit) - int(used) + int(statistics["inactive_file"]))
+    except (OSError, KeyError):
+        return sys.maxsize

@@ -1,0 +1,137 @@
+"""One model on several processes, and in less memory: DDP, FSDP2, activation checkpointing, compiled layers.
+
+All of it happens to a finished model from outside; its parameters keep their names, so checkpoints are the same
+whatever is chosen here. A layer is an element of a ModuleList or Sequential that is repeated: a block of the image
+encoder, a layer of BERT, a block of the decoder.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor.experimental import implicit_replication
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from utils.config import Config
+from utils.distributed import Process, mean
+from utils.errors import UserError
+
+USED_BY_LOSS = "temperature"  # outside of the model's forward
+
+
+def layers_of(module: nn.Module) -> list[nn.Module]:
+    """The repeated layers with parameters, in the order of the modules; none lies within another."""
+    if isinstance(module, nn.ModuleList | nn.Sequential):
+        return [layer for layer in module if any(True for _ in layer.parameters())]
+    return [layer for child in module.children() for layer in layers_of(child)]
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Keep only the inputs of each layer for the backward pass and compute the rest again: same gradients, less memory.
+
+    To be called after the momentum copies were made: they would compute with this model's layers.
+    """
+    for layer in layers_of(model):
+        layer.forward = functools.partial(_checkpointed, layer.forward)  # type: ignore[method-assign]
+
+
+def _checkpointed(forward: Callable[..., Any], *inputs: Any) -> Any:
+    return checkpoint(forward, *inputs, use_reentrant=False) if torch.is_grad_enabled() else forward(*inputs)
+
+
+def shard(model: nn.Module, momentum_encoder: nn.Module, process: Process) -> None:
+    """Share out the parameters of every layer over the processes (FSDP2); each is gathered while it computes.
+
+    What is outside the layers (embeddings, projections, heads: a small part) stays whole on every process. The momentum
+    copies are cut alike, so that each process moves its own share of them.
+
+    Raises: UserError if there is one process only.
+    """
+    if process.world_size == 1:
+        raise UserError("train.sharding: fsdp shares parameters between processes, but there is one; use torchrun")
+    mesh: DeviceMesh = init_device_mesh(process.device.type, (process.world_size,))
+    for layer in layers_of(model) + layers_of(momentum_encoder):
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)  # momentum copies have no backward pass to do it
+
+
+def is_sharded(module: nn.Module) -> bool:
+    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
+def mixed_parameters(module: nn.Module) -> AbstractContextManager:
+    """Where sharded and whole parameters go into one call: clipping, the optimiser, the momentum update."""
+    return implicit_replication() if is_sharded(module) else nullcontext()
+
+
+@contextmanager
+def whole_layers(module: nn.Module) -> Iterator[None]:
+    """Inside, every process holds all of the layers: evaluation gives the processes unequal numbers of batches."""
+    layers = [layer for layer in module.modules() if isinstance(layer, FSDPModule)]
+    for layer in layers:
+        layer.set_reshard_after_forward(False)
+        layer.unshard()
+    yield
+    for layer in layers:
+        layer.reshard()
+        layer.set_reshard_after_forward(True)
+
+
+def shard_like(content: Any, target: Any) -> Any:
+    """A state dict of whole tensors, cut as the module or optimiser it will be loaded into is cut."""
+    if isinstance(target, torch.optim.Optimizer):
+        parameters = [parameter for group in target.param_groups for parameter in group["params"]]
+        moments = {
+            number: {name: _cut(value, parameters[number]) if value.ndim else value for name, value in moments.items()}
+            for number, moments in content["state"].items()
+        }
+        return {**content, "state": moments}
+    if isinstance(target, nn.Module):
+        own = target.state_dict()
+        return {name: _cut(value, own[name]) if name in own else value for name, value in content.items()}
+    return content
+
+
+def _cut(value: Tensor, like: Tensor) -> Tensor:
+    if not isinstance(like, DTensor):
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+
+
+def spread(model: nn.Module, momentum_encoder: nn.Module, config: Config, process: Process) -> nn.Module:
+    """Set model and momentum copies up as the configuration's `train` asks; returns the model as training calls it."""
+    if config.train.activation_checkpointing:
+        checkpoint_activations(model)
+    if config.train.compile:
+        for layer in layers_of(model) + layers_of(momentum_encoder):
+            layer.compile()  # one of a kind is compiled, the others share it
+    if config.train.sharding == "fsdp":
+        shard(model, momentum_encoder, process)
+    # with all tasks on, every parameter gets a gradient
+    return wrap(model, process, every_parameter_used=min(vars(config.losses.weights).values()) > 0)
+
+
+def wrap(model: nn.Module, process: Process, *, every_parameter_used: bool) -> nn.Module:
+    """With several processes, DDP averages the gradients of what is not sharded."""
+    if process.world_size == 1:
+        return model
+    sharded = [name for name, parameter in model.named_parameters() if isinstance(parameter, DTensor)]
+    # DDP's search for unused parameters looks at forward alone and would take one that the loss uses for unused
+    left_out = [*sharded, f".{USED_BY_LOSS}"]  # as DDP names a parameter of the outermost module
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, left_out)
+    model.get_parameter(USED_BY_LOSS).register_hook(mean)
+    devices = [process.local_rank] if process.device.type == "cuda" else None
+    return DistributedDataParallel(
+        model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=not every_parameter_used
+    )
+
+
+def averaging(online: nn.Module, *, now: bool) -> AbstractContextManager:
+    """now=False: backward passes inside add to the gradients of this process alone, to be averaged with the next."""
+    return online.no_sync() if not now and isinstance(online, DistributedDataParallel) else nullcontext()

@@ -1,0 +1,80 @@
+"""Requests to stop, SIGTERM and SIGINT: a run ends at its next step and saves, rather than in the middle of one."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from utils.distributed import any_process
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+A_SIGNAL = "a signal asks; --resume goes on from here"
+
+
+class StopAsked(Exception):
+    """The run has to end here; its text says who asks."""
+
+
+class StopSignals:
+    """Note the stop signals rather than die of them.
+
+        with StopSignals() as signals:
+            while not signals.agreed():
+                step()
+
+    A second SIGINT raises KeyboardInterrupt: who presses Ctrl-C twice will not wait for the step. Does nothing outside
+    the main thread, which Python's signals are bound to.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        self._agreed = False
+        self._raise_at_once = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def agreed(self) -> bool:
+        """Whether any process was asked to stop; every process calls it once per step and gets the same answer."""
+        self._agreed = self._agreed or any_process(self.received)
+        return self._agreed
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, a signal raises StopAsked right away. Only for a run of one process: others would wait for this."""
+        self._raise_at_once = True
+        try:
+            if self.received:
+                raise StopAsked(A_SIGNAL)
+            yield
+        finally:
+            self._raise_at_once = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = True  # no log line here: the signal may have interrupted the writing of one
+        if self._raise_at_once:
+            raise StopAsked(A_SIGNAL)
+
+
+@contextmanager
+def hidden_from_children() -> Iterator[None]:
+    """Processes started inside never see the stop signals, which a terminal or a batch system sends to all at once.
+
+    Loader processes have to live until the step is finished; they end with their parent anyway.
+    """
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

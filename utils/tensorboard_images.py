@@ -1,0 +1,96 @@
+"""Pictures of an evaluation for TensorBoard: what the decoder rebuilds, and which images are ranked first.
+
+n examples, H W pixels. The same examples each time, so that TensorBoard's slider shows them getting better.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dataset.batches import collate, to_device
+from losses.mae import patchify, unpatchify
+from models.sampling import draw_kept_patches
+from utils.metrics import rank_gallery
+from utils.precision import autocast
+from utils.retrieval import Scores
+from utils.train_loop import Run
+from utils.train_state import TrainState
+
+NUM_EXAMPLES = 4
+NUM_RANKED = 8
+FRAME_PX = 3
+RIGHT, WRONG = (0, 160, 60), (200, 30, 30)
+
+
+def show_examples(state: TrainState, scores: Scores, run: Run) -> None:
+    """Write both pictures, of the evaluation that gave scores, at the present step."""
+    if not run.process.is_main:
+        return
+    images, captions = (_whole(loader.dataset) for loader in run.eval_loaders)
+    rows = torch.linspace(0, len(captions) - 1, min(NUM_EXAMPLES, len(captions))).long()
+    order = rank_gallery(scores.similarity[rows], scores.matching[rows], run.config.eval.tail)[:, :NUM_RANKED]
+    right = scores.image_person_id[order] == scores.text_person_id[rows, None]
+    texts = "\n".join(f"{number}. {captions.texts[row]}" for number, row in enumerate(rows.tolist(), 1))
+    ranked = [torch.stack([images[int(place)].image for place in places]) for places in order]
+    run.log.write_image("retrievals", ranking(ranked, right), state.step)
+    run.log.write_text(
+        "retrievals", f"One row per caption, best first; green: the right person.\n\n{texts}", state.step
+    )
+    if state.model.decoder is None:
+        return
+    own = (scores.text_person_id[rows, None] == scores.image_person_id).int().argmax(dim=1)  # an image of each caption
+    pixels = torch.stack([images[int(place)].image for place in own]).to(run.process.device)
+    tokens = to_device(collate([captions[row] for row in rows.tolist()]).text, run.process.device)
+    with autocast(run.process.device, run.config.train.precision):
+        rebuilt = reconstruction(state.model, pixels, tokens, run.config.model.mask_ratio)
+    run.log.write_image("reconstruction", rebuilt, state.step)
+
+
+def ranking(rows: list[Tensor], right: Tensor) -> Tensor:
+    """Rows of images, each (k, 3, H, W) uint8, framed in green where right (n, k), else in red: one (3, h, w) uint8."""
+    framed = []
+    for images, correct in zip(rows, right.tolist(), strict=True):
+        colours = torch.tensor([RIGHT if is_right else WRONG for is_right in correct], dtype=torch.uint8)
+        frames = colours[:, :, None, None].expand(
+            -1, -1, images.shape[2] + 2 * FRAME_PX, images.shape[3] + 2 * FRAME_PX
+        )
+        frames = frames.clone()
+        frames[:, :, FRAME_PX:-FRAME_PX, FRAME_PX:-FRAME_PX] = images
+        framed.append(_side_by_side(F.pad(frames, (1, 1, 1, 1), value=255)))
+    return torch.cat(framed, dim=1)
+
+
+@torch.no_grad()
+def reconstruction(model, images: Tensor, tokens, mask_ratio: float) -> Tensor:
+    """The image, what the masked pass sees of it, the rest as the decoder rebuilds it: (3, n * H, 3 * W) uint8.
+
+    Args: model, a `models.person_search.PersonSearchModel`; images (n, 3, H, W) uint8; tokens of their captions (n, L).
+    """
+    was_training = model.training
+    model.eval()
+    normalised, patch_size = model.normalize(images), model.image_encoder.patch_size
+    generator = torch.Generator(images.device).manual_seed(0)  # training's own draws must not move
+    num_patches = model.image_encoder.num_patches
+    drawn = draw_kept_patches(len(images), num_patches, mask_ratio, device=images.device, generator=generator)
+    text = model.text_encoder(tokens.input_ids, tokens.attention_mask)
+    kept = model.image_encoder.encode_masked(normalised, drawn.kept)
+    patches = model.decoder(kept, drawn.kept, text.tokens, tokens.attention_mask).float()
+    model.train(was_training)
+    own, hidden = patchify(normalised, patch_size), drawn.masked[..., None]
+    rows = []
+    for shown in (own, torch.where(hidden, torch.zeros_like(own), own), torch.where(hidden, patches, own)):
+        picture = unpatchify(shown, patch_size, (images.shape[2], images.shape[3])) * model.pixel_std + model.pixel_mean
+        rows.append((picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu())
+    return torch.cat([_side_by_side(torch.stack(row)) for row in zip(*rows, strict=True)], dim=1)
+
+
+def _whole(dataset: Any) -> Any:
+    """The set that a process's share is taken from."""
+    return getattr(dataset, "dataset", dataset)
+
+
+def _side_by_side(images: Tensor) -> Tensor:
+    """(k, 3, H, W) -> (3, H, k * W)."""
+    return torch.cat(list(images), dim=2)
