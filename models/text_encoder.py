@@ -6,7 +6,7 @@ section 3.1) with `full_cross_attention` off, MARS (arXiv:2407.04287, section 3.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +61,8 @@ class TextEncoder(nn.Module):
             raise UserError(f"fusion_layer {fusion_layer} is not within 1..{sizes.num_hidden_layers} (layers of BERT)")
         self.sizes, self.fusion_layer = sizes, fusion_layer
         self.width = sizes.hidden_size
-        first_cross = 0 if full_cross_attention else fusion_layer
-        layers = (Layer(sizes, image_width if n >= first_cross else None) for n in range(sizes.num_hidden_layers))
+        self.first_cross = 0 if full_cross_attention else fusion_layer  # layers below it never see an image
+        layers = (Layer(sizes, image_width if n >= self.first_cross else None) for n in range(sizes.num_hidden_layers))
         self.bert = Bert(sizes, layers)
         self.cls = PretrainingHeads(sizes, self.bert.embeddings.word_embeddings.weight)
         self.apply(_init_weights)
@@ -91,6 +91,20 @@ class TextEncoder(nn.Module):
         for layer in self.bert.encoder.layer:
             hidden = layer(hidden, packing, image_tokens, image_index)
         return packing.pad(hidden)
+
+    def before_images(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The part of cross-modal mode that no image can change, up to the first cross-attention.
+
+        Takes (R, L) each; returns (T, D), the rows' tokens one after another without padding.
+        """
+        packing = Packing(attention_mask)
+        hidden = self.bert.embeddings(input_ids, packing)
+        layers: Any = self.bert.encoder.layer
+        for layer in layers[: self.first_cross]:
+            hidden = layer(hidden, packing)
+        for layer in layers[self.first_cross : self.first_cross + 1]:  # none where no layer has cross-attention
+            hidden = layer.attention.output(layer.attention.self.over_text(hidden, packing), hidden)
+        return hidden
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., D) of the cross-modal encoder -> logits (..., V)."""

@@ -84,3 +84,15 @@ set_up() {
     cp "$wanted" "$stamp"
   fi
 }
+
+# install_chromium: a browser for the tests of the search page, where there is none and apt-get can be used
+install_chromium() {
+  local name
+  for name in chromium chromium-browser google-chrome-stable google-chrome; do
+    if command -v "$name" > /dev/null; then return; fi
+  done
+  if [[ $(id -u) != 0 ]] || ! command -v apt-get > /dev/null; then return; fi
+  echo "installing chromium for the tests of the search page"
+  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } \
+    > /dev/null 2>&1 || echo "chromium could not be installed: the tests of the search page are skipped" >&2
+}

@@ -13,7 +13,7 @@ cd "$REPOSITORY"
 DATA=data/synthpedes
 RUN=output/demo
 
-"$PYTHON" -m dataset.synthetic "$DATA" --format CUHK-PEDES --people-train 900 --people-val 25 --people-test 50
+"$PYTHON" -m dataset.synthetic "$DATA" --format CUHK-PEDES --people-train 1000 --people-val 25 --people-test 50
 "$PYTHON" -m dataset.prepare CUHK-PEDES "$DATA"
 if [[ -e $RUN/last.pth ]]; then
   "$PYTHON" train.py --config configs/demo.yaml --output "$RUN" --resume "$@"
@@ -23,5 +23,10 @@ fi
 "$PYTHON" eval.py --config "$RUN/config.yaml" --checkpoint "$RUN/best.pth" --output "$RUN" --save-scores
 "$PYTHON" -m utils.figures curves "$RUN"
 "$PYTHON" -m utils.figures retrievals "$RUN" --config "$RUN/config.yaml"
+"$PYTHON" -c 'import json, sys; print(*(record["file_path"] for record in json.load(open(sys.argv[1]))), sep="\n")' \
+  "$DATA/processed_data/test.json" > "$RUN/gallery.txt"
+"$PYTHON" search.py calibrate --checkpoint "$RUN/best.pth"
+"$PYTHON" search.py index --images "$DATA/imgs" --list "$RUN/gallery.txt" --checkpoint "$RUN/best.pth" --index "$RUN/index"
 echo
-echo "in $REPOSITORY/$RUN: metrics.json, log.jsonl, curves.png, retrievals.png, best.pth"
+echo "in $REPOSITORY/$RUN: metrics.json, log.jsonl, curves.png, retrievals.png, best.pth, index (of the test pictures)"
+echo "search them in a browser: cd $REPOSITORY && $PYTHON search.py serve --index $RUN/index"

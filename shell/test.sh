@@ -9,6 +9,7 @@ if [[ ${1:-} == -h || ${1:-} == --help ]]; then
   exit
 fi
 set_up
+install_chromium
 cd "$REPOSITORY"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .

@@ -70,7 +70,7 @@ class ImageEncoderConfig:
     num_heads: PositiveInt | None
     drop_path: BelowOne
     normalization: Literal["imagenet", "clip"]
-    scan_backend: Literal["auto", "reference", "cpu"]
+    scan_backend: Literal["auto", "mamba-ssm", "triton", "cpu", "numba", "reference"]
 
     @property
     def kind(self) -> str:
@@ -172,6 +172,7 @@ class InitConfig:
     allow_missing: tuple[NonEmptyStr, ...]
     copy_cross_attention: bool
     bert_layers: tuple[NaturalInt, ...] | None
+    freeze: tuple[NonEmptyStr, ...]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -194,10 +195,24 @@ class ScheduleConfig:
 class TrainConfig:
     epochs: PositiveInt
     batch_size: PositiveInt
-    precision: Literal["fp32", "bf16", "auto"]
+    accumulate: PositiveInt
+    precision: Literal["fp32", "bf16", "fp16", "auto"]
+    compile: bool
+    activation_checkpointing: bool
+    sharding: Literal["none", "fsdp"]
     seed: Annotated[int, Field(ge=0, lt=2**31)]  # room for seed + rank below NumPy's limit of 2**32
     log_every_steps: PositiveInt
+    checkpoint_every_steps: PositiveInt | None
+    keep_checkpoints: PositiveInt
     stop_after_steps: PositiveInt | None
+    early_stopping: PositiveInt | None
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.accumulate:
+            message = f"batch_size {self.batch_size} does not divide into {self.accumulate} equal parts"
+            raise ImpossibleValueError(message, "accumulate", "batch_size")
+        if self.sharding == "fsdp" and self.precision == "fp16":
+            raise ImpossibleValueError("fp16 does not go with sharding fsdp; use bf16", "precision", "sharding")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -1,27 +1,27 @@
-"""Score a gallery for every caption. T texts, I images, E embedding, N image tokens, D image width.
+"""Score a gallery for every caption. T texts, I images, E embedding.
 
 Two stages, as in ALBEF (arXiv:2107.07651, section 4): the cosine of the embeddings for every pair, then the matching
-head for the first k images of each text.
+head for the first k images of each text (`utils.rerank`).
 """
 
 import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Subset
 
-from utils.distributed import Process, maximum
+from utils.distributed import Process, gather_objects, maximum
 from utils.log import progress
-from utils.metrics import Metrics, rank_gallery, retrieval_metrics
+from utils.metrics import Metrics, mean_metrics, measure_queries
 from utils.precision import autocast
+from utils.rerank import rerank
+from utils.token_store import TokenStore
 
 logger = logging.getLogger(__name__)
-
-PAIRS_AT_A_TIME = 512
 
 
 class Scores(NamedTuple):
@@ -35,7 +35,6 @@ class Scores(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    tokens: Tensor  # (I, 1+N, D) on the CPU
     embedding: Tensor  # (I, E)
     person_id: Tensor  # (I,)
 
@@ -46,7 +45,15 @@ class Queries(NamedTuple):
     person_id: Tensor  # (T,)
 
 
-@torch.inference_mode()
+class EncodedGallery(NamedTuple):
+    """To be searched with one set of captions after the other."""
+
+    images: Gallery  # of all processes
+    tokens: TokenStore | None  # of this process's share; None = nothing will be re-ranked
+    first_image: int  # of the share
+    seconds: float
+
+
 def score_gallery(
     model, image_batches: Iterable, caption_batches: Iterable, *, process: Process, precision: str, rerank_top_k: int
 ) -> Scores:
@@ -54,94 +61,109 @@ def score_gallery(
 
     Args:
         model: a `models.person_search.PersonSearchModel`.
-        image_batches, caption_batches: of `dataset.batches.ImageBatch` and `CaptionBatch`; their len is used.
-        process: every rank encodes all, and re-ranks its share of the captions.
+        image_batches, caption_batches: loaders of `dataset.batches.ImageBatch` and `CaptionBatch`, all of them on every
+            process.
+        process: it encodes its share of both, and re-ranks the pairs of its share of the images.
         rerank_top_k: images re-ranked per caption; 0 = none, at most I.
+    Returns: the same on every process.
     """
     was_training = model.training
     model.eval()
-    seconds: dict[str, float] = {}
-    with autocast(process.device, precision):
-        with _timed(seconds, "images"):
-            gallery = encode_images(model, image_batches, process.device)
-        with _timed(seconds, "captions"):
-            queries = encode_captions(model, caption_batches, process.device)
-    similarity = queries.embedding @ gallery.embedding.T  # never in bf16, in which most of a gallery would tie
-    with autocast(process.device, precision), _timed(seconds, "rerank"):
-        matching = rerank(model, gallery, queries, similarity, process=process, top_k=rerank_top_k)
+    given: dict[str, Any] = {"process": process, "precision": precision, "rerank_top_k": rerank_top_k}
+    scores = score_captions(model, encode_gallery(model, image_batches, **given), caption_batches, **given)
     model.train(was_training)
-    return Scores(similarity, matching, queries.person_id, gallery.person_id, seconds)
+    return scores
+
+
+@torch.inference_mode()
+def encode_gallery(
+    model, image_batches: Iterable, *, process: Process, precision: str, rerank_top_k: int
+) -> EncodedGallery:
+    """The first half of score_gallery; arguments as there, the model in evaluation mode."""
+    seconds: dict[str, float] = {}
+    batches = _share(image_batches, process)
+    tokens = TokenStore(_num_items(batches), process.device) if rerank_top_k else None
+    with autocast(process.device, precision), _timed(seconds, "images"):
+        images = encode_images(model, batches, process.device, tokens)
+    return EncodedGallery(images, tokens, _own_rows(len(images.person_id), process).start, seconds["images"])
+
+
+@torch.inference_mode()
+def score_captions(
+    model, gallery: EncodedGallery, caption_batches: Iterable, *, process: Process, precision: str, rerank_top_k: int
+) -> Scores:
+    """The second half of score_gallery; arguments and result as there, the model in evaluation mode."""
+    seconds = {"images": gallery.seconds}
+    with autocast(process.device, precision), _timed(seconds, "captions"):
+        queries = encode_captions(model, _share(caption_batches, process), process.device)
+    similarity = queries.embedding @ gallery.images.embedding.T  # never in bf16, in which most of a gallery would tie
+    with autocast(process.device, precision), _timed(seconds, "rerank"):
+        if gallery.tokens is None:
+            matching = torch.full_like(similarity, -torch.inf)
+        else:
+            share = {"first_image": gallery.first_image, "top_k": rerank_top_k}
+            matching = maximum(rerank(model, gallery.tokens, queries.input_ids, similarity, **share))
+    return Scores(similarity, matching, queries.person_id, gallery.images.person_id, seconds)
 
 
 def measure(scores: Scores, tail: Literal["similarity", "constant"]) -> Metrics:
     """R1 R5 R10 mAP mINP of the re-ranked order; tail as in `utils.metrics.rank_gallery`."""
-    order = rank_gallery(scores.similarity, scores.matching, tail)
-    return retrieval_metrics(order, scores.text_person_id, scores.image_person_id)
+    people = (scores.text_person_id, scores.image_person_id)
+    return mean_metrics(measure_queries(scores.similarity, scores.matching, *people, tail))
 
 
-def measure_similarity(scores: Scores) -> Metrics:
-    """The same for the order of the first stage alone."""
-    order = rank_gallery(scores.similarity)
-    return retrieval_metrics(order, scores.text_person_id, scores.image_person_id)
-
-
-def encode_images(model, image_batches: Iterable, device: torch.device) -> Gallery:
-    tokens, embeddings, person_ids = [], [], []
+def encode_images(model, image_batches: Iterable, device: torch.device, tokens: TokenStore | None = None) -> Gallery:
+    """The images of all processes, each of which encodes its own; their tokens go to the process's store."""
+    embeddings, person_ids = [], []
     with progress(_num_items(image_batches), "encode images", "images") as bar:
         for batch in image_batches:
             features, embedding = model.encode_image(model.normalize(batch.image.to(device, non_blocking=True)))
-            tokens.append(features.tokens.cpu())
+            if tokens is not None:
+                tokens.append(features.tokens)
             embeddings.append(embedding.float().cpu())
             person_ids.append(batch.person_id)
             bar.advance(len(batch.person_id))
-    return Gallery(torch.cat(tokens), torch.cat(embeddings), torch.cat(person_ids))
+    return Gallery(torch.cat(_of_all(embeddings)), torch.cat(_of_all(person_ids)))
 
 
 def encode_captions(model, caption_batches: Iterable, device: torch.device) -> Queries:
+    """The captions of all processes, each of which encodes its own."""
     input_ids, embeddings, person_ids = [], [], []
     with progress(_num_items(caption_batches), "encode captions", "captions") as bar:
         for batch in caption_batches:
             ids, mask = batch.text.input_ids, batch.text.attention_mask
             embeddings.append(model.encode_text(ids.to(device), mask.to(device))[1].float().cpu())
-            input_ids += [row[:length] for row, length in zip(ids, mask.sum(dim=1).tolist(), strict=True)]
+            # copies, as a view would be sent to other processes with the whole batch
+            input_ids += [row[:length].clone() for row, length in zip(ids, mask.sum(dim=1).tolist(), strict=True)]
             person_ids.append(batch.person_id)
             bar.advance(len(batch.person_id))
-    return Queries(input_ids, torch.cat(embeddings), torch.cat(person_ids))
+    return Queries(_of_all(input_ids), torch.cat(_of_all(embeddings)), torch.cat(_of_all(person_ids)))
 
 
-def rerank(model, gallery: Gallery, queries: Queries, similarity: Tensor, *, process: Process, top_k: int) -> Tensor:
-    """Matching scores (T, I) of each caption's first top_k images by similarity (T, I), -inf elsewhere."""
-    scores = torch.full_like(similarity, -torch.inf)
-    top_k = min(top_k, similarity.shape[1])
-    if top_k == 0:
-        return scores
-    # stable, so that equal similarities are cut off in gallery order; sorted by length, so that padding is short
-    candidates = similarity.argsort(dim=1, descending=True, stable=True)[:, :top_k]
-    by_length = sorted(range(len(queries.input_ids)), key=lambda row: len(queries.input_ids[row]))
-    own = by_length[process.rank :: process.world_size]  # empty where there are more processes than captions
-    rows_at_a_time = max(1, PAIRS_AT_A_TIME // top_k)
-    with progress(len(own) * top_k, "re-rank", "pairs") as bar:
-        for first in range(0, len(own), rows_at_a_time):
-            rows = torch.tensor(own[first : first + rows_at_a_time])
-            pairs = candidates[rows]  # (n, k)
-            scores[rows[:, None], pairs] = _match(model, gallery, queries, rows, pairs, process.device)
-            bar.advance(pairs.numel())
-    return maximum(scores)
+def _own_rows(num_rows: int, process: Process) -> slice:
+    """The process's consecutive share."""
+    first, end = (num_rows * rank // process.world_size for rank in (process.rank, process.rank + 1))
+    return slice(first, end)
 
 
-def _match(model, gallery: Gallery, queries: Queries, rows: Tensor, pairs: Tensor, device: torch.device) -> Tensor:
-    """Scores (n, k) of the captions in rows (n,) with the images in pairs (n, k); an image's tokens are sent once."""
-    ids = pad_sequence([queries.input_ids[row] for row in rows.tolist()], batch_first=True)  # (n, L)
-    lengths = torch.tensor([len(queries.input_ids[row]) for row in rows.tolist()])
-    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-    images, image_index = pairs.flatten().unique(return_inverse=True)
-    scores = model.match(
-        ids.repeat_interleave(pairs.shape[1], dim=0).to(device),
-        mask.repeat_interleave(pairs.shape[1], dim=0).to(device),
-        gallery.tokens[images].to(device),
-        image_index.to(device),
+def _share(batches: Any, process: Process) -> Any:
+    """A loader of the process's share of the rows; with one process the loader itself."""
+    if process.world_size == 1:
+        return batches
+    return DataLoader(
+        Subset(batches.dataset, range(len(batches.dataset))[_own_rows(len(batches.dataset), process)]),
+        batch_size=batches.batch_size,
+        num_workers=batches.num_workers,
+        collate_fn=batches.collate_fn,
+        worker_init_fn=batches.worker_init_fn,
+        pin_memory=batches.pin_memory,
+        generator=batches.generator,
     )
-    return scores.float().cpu().view_as(pairs)
+
+
+def _of_all(parts: list[Tensor]) -> list[Tensor]:
+    """The parts of every process, in the order of the rows."""
+    return [part for own in gather_objects(parts) for part in own]
 
 
 def _num_items(batches: Iterable) -> int:

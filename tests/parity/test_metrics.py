@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.parity.vectors import load_case
-from utils.metrics import Metrics, rank_gallery, retrieval_metrics
+from utils.metrics import Metrics, mean_metrics, measure_queries, rank_gallery, retrieval_metrics
 
 
 def assert_measures(metrics: Metrics, published: dict[str, float], share: float = 1.0) -> None:
@@ -62,3 +62,21 @@ def test_query_without_a_right_image():
     share = (metrics.num_queries - metrics.num_without_match) / metrics.num_queries
     assert_measures(metrics, rank_measures(meta), share)
     assert math.isfinite(metrics.mAP)
+
+
+@pytest.mark.parametrize("name", ["basic", "single_pos", "small_gallery"])
+def test_measures_of_each_query_average_to_the_published(name):
+    """eval.py's way: ranked and measured a block of queries at a time, without the whole order."""
+    meta, case = load_case(f"metrics/{name}")
+    metrics = mean_metrics(measure_queries(case["scores"], None, case["query_ids"], case["gallery_ids"]))
+    assert_measures(metrics, rank_measures(meta))
+    assert_measures(metrics, {"mAP": meta["results"]["itm_eval"]["mAP"], "mINP": meta["results"]["irra_rank"]["mINP"]})
+
+
+@pytest.mark.parametrize("name", ["basic", "single_pos", "small_gallery"])
+def test_cumulative_matches_of_irra(name):
+    """The share of queries with a first right image at rank k or better, for every published k."""
+    _, case = load_case(f"metrics/{name}")
+    first_rank = measure_queries(case["scores"], None, case["query_ids"], case["gallery_ids"]).first_rank
+    ours = [100 * (first_rank <= k).double().mean().item() for k in range(1, len(case["irra_all_cmc"]) + 1)]
+    assert ours == pytest.approx(case["irra_all_cmc"].tolist(), rel=1e-6, abs=1e-5)

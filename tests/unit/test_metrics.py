@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import utils.metrics
-from utils.metrics import chance_level, rank_gallery, retrieval_metrics
+from utils.metrics import chance_level, mean_metrics, measure_queries, percentages, rank_gallery, retrieval_metrics
 
 INF = float("inf")
 
@@ -115,3 +115,74 @@ def test_refusals():
         retrieval_metrics(order, torch.tensor([8, 9]), people)
     with pytest.raises(ValueError, match="no query has an image"):
         chance_level(torch.tensor([8, 9]), people)
+
+
+def test_each_query_by_hand():
+    """Query 0: right at ranks 1 and 3. Query 1: right at rank 6. Query 2: no right image."""
+    gallery = torch.tensor([1, 9, 1, 9, 9, 2])
+    similarity = torch.linspace(1, 0, 6).expand(3, 6)
+    queries = measure_queries(similarity, None, torch.tensor([1, 2, 3]), gallery)
+    assert queries.first_rank.tolist() == [1, 6, 0]
+    assert queries.num_right.tolist() == [2, 1, 0]
+    assert queries.average_precision.tolist() == pytest.approx([5 / 6, 1 / 6, torch.nan], nan_ok=True)
+    assert queries.inverse_penalty.tolist() == pytest.approx([2 / 3, 1 / 6, torch.nan], nan_ok=True)
+    assert queries.first_row.tolist() == [0, 0, 0]
+    hits = [[100, 100, 100], [0, 0, 100]]
+    assert percentages(queries)[:, :3].tolist() == hits  # the query without a right image is left out
+    assert mean_metrics(queries) == retrieval_metrics(rank_gallery(similarity), torch.tensor([1, 2, 3]), gallery)
+
+
+def test_means_of_the_queries_are_the_measures():
+    generator = torch.Generator().manual_seed(0)
+    similarity = torch.rand(30, 40, generator=generator)
+    scores = torch.rand(30, 40, generator=generator).masked_fill(similarity < 0.8, -INF)
+    people, gallery = torch.arange(30) % 7, torch.arange(40) % 6  # person 6 is not in the gallery
+    for tail in ("similarity", "constant"):
+        order = rank_gallery(similarity, scores, tail)
+        queries = measure_queries(similarity, scores, people, gallery, tail)
+        assert mean_metrics(queries) == retrieval_metrics(order, people, gallery)
+        assert torch.equal(queries.first_row, order[:, 0])
+    assert int((queries.first_rank == 0).sum()) == 4
+
+
+def test_one_image_only():
+    """A gallery of one image, and one right image among others: AP and INP are 1 / its rank."""
+    assert measure_queries(torch.ones(1, 1), None, torch.tensor([3]), torch.tensor([3])).first_rank.tolist() == [1]
+    queries = measure_queries(torch.tensor([[0.1, 0.2, 0.3]]), None, torch.tensor([3]), torch.tensor([4, 3, 5]))
+    assert queries.average_precision.tolist() == queries.inverse_penalty.tolist() == [0.5]
+
+
+def test_several_right_images_with_equal_scores_are_ranked_in_gallery_order():
+    queries = measure_queries(torch.zeros(1, 4), None, torch.tensor([3]), torch.tensor([4, 3, 5, 3]))
+    assert queries.first_rank.item() == 2
+    assert queries.average_precision.item() == pytest.approx((1 / 2 + 2 / 4) / 2)
+    assert queries.inverse_penalty.item() == pytest.approx(2 / 4)
+
+
+def test_image_to_text_is_the_ranking_of_the_columns():
+    """Image 0 was re-ranked for captions 1 and 2 (which come first, by score), caption 0 follows by similarity."""
+    similarity = torch.tensor([[0.9, 0.1], [0.2, 0.3], [0.4, 0.8]])
+    scores = torch.tensor([[-INF, 2.0], [5.0, -INF], [1.0, -INF]])
+    assert rank_gallery(similarity.T, scores.T).tolist() == [[1, 2, 0], [0, 2, 1]]
+    queries = measure_queries(similarity.T, scores.T, torch.tensor([7, 8]), torch.tensor([7, 8, 7]))
+    assert queries.first_rank.tolist() == [2, 3]
+    assert queries.num_right.tolist() == [2, 1]
+
+
+def test_blocks_change_no_query(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    arguments = (torch.rand(10, 7, generator=generator), None, torch.arange(10) % 4, torch.arange(7) % 3)
+    whole = measure_queries(*arguments)
+    monkeypatch.setattr(utils.metrics, "BLOCK_ENTRIES", 21)  # three queries at a time
+    for ours, blocked in zip(whole, measure_queries(*arguments), strict=True):
+        torch.testing.assert_close(blocked, ours, rtol=0, atol=0, equal_nan=True)
+
+
+def test_queries_that_do_not_fit_are_refused():
+    people = torch.tensor([1, 2, 3])
+    with pytest.raises(ValueError, match=r"similarity.*does not fit 3 queries and 3 images"):
+        measure_queries(torch.rand(2, 3), None, people, people)
+    with pytest.raises(ValueError, match="no query has an image"):
+        percentages(measure_queries(torch.rand(1, 3), None, torch.tensor([9]), people))
+    with pytest.raises(ValueError, match="no query has an image"):
+        mean_metrics(measure_queries(torch.empty(0, 3), None, torch.empty(0), people))

@@ -1,4 +1,4 @@
-"""Scoring a gallery: precision, mode of the model, shares of several processes."""
+"""Scoring a gallery: precision, mode of the model; several processes: test_rerank_processes.py."""
 
 import pytest
 import torch
@@ -6,9 +6,14 @@ import torch
 from dataset.build import eval_loaders_of
 from dataset.tokenizer import load_tokenizer
 from models.build import build_model
-from utils.distributed import Process, start
-from utils.metrics import rank_gallery
-from utils.retrieval import Scores, measure, measure_similarity, score_gallery
+from utils.distributed import start
+from utils.metrics import mean_metrics, measure_queries, rank_gallery
+from utils.retrieval import Scores, measure, score_gallery
+
+
+def measure_first_stage(scores):
+    people = (scores.text_person_id, scores.image_person_id)
+    return mean_metrics(measure_queries(scores.similarity, None, *people))
 
 
 @pytest.fixture
@@ -19,13 +24,13 @@ def score(debug_config):
     torch.manual_seed(0)
     model = build_model(config)
 
-    def run(process=None, *, precision="fp32", top_k=3, training=True):
+    def run(*, precision="fp32", top_k=3, training=True):
         model.train(training)
         scores = score_gallery(
             model,
             loaders.gallery,
             loaders.captions,
-            process=process or start(),
+            process=start(),
             precision=precision,
             rerank_top_k=top_k,
         )
@@ -44,24 +49,10 @@ def test_scores_are_float32_in_any_precision(score, precision):
     torch.testing.assert_close(scores.similarity, score().similarity, rtol=0, atol=0.05)
 
 
-def test_processes_share_the_captions(score):
-    whole = score()
-    parts = [score(Process(rank, 3, rank, torch.device("cpu"))) for rank in range(3)]
-    reranked = torch.stack([part.matching > -torch.inf for part in parts])
-    assert (reranked.sum(dim=0) <= 1).all()  # no pair twice
-    together = torch.stack([part.matching for part in parts]).amax(dim=0)
-    torch.testing.assert_close(together, whole.matching, rtol=0, atol=1e-5)
-    assert all(torch.equal(part.similarity, whole.similarity) for part in parts)
-
-
-def test_more_processes_than_captions(score):
-    assert (score(Process(17, 18, 17, torch.device("cpu"))).matching == -torch.inf).all()
-
-
 def test_no_reranking_leaves_the_order_of_similarity(score):
     scores = score(top_k=0, training=False)
     assert (scores.matching == -torch.inf).all()
-    assert measure(scores, "similarity") == measure_similarity(scores)
+    assert measure(scores, "similarity") == measure_first_stage(scores)
 
 
 def test_measures_of_a_small_case():
@@ -77,5 +68,5 @@ def test_measures_of_a_small_case():
     measured = measure(scores, "similarity")
     assert (measured.R1, measured.R5) == (100, 100)
     assert measured.mAP == pytest.approx(100 * (1 + 2 / 3) / 2)
-    assert measure_similarity(scores).R1 == 0
-    assert measure_similarity(scores).mINP == pytest.approx(100 * 2 / 3)
+    assert measure_first_stage(scores).R1 == 0
+    assert measure_first_stage(scores).mINP == pytest.approx(100 * 2 / 3)

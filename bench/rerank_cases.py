@@ -1,0 +1,93 @@
+"""Models and made-up data at the proportions of CUHK-PEDES, for bench/evaluate.py; everything random but seeded."""
+
+import types
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from dataset.batches import CaptionBatch, ImageBatch, Tokens, collate
+from models.bert_layers import BertSizes
+from models.pair_scorer import PairScorer
+from models.person_search import PersonSearchModel
+from models.text_encoder import TextEncoder
+from models.vision_mamba import VisionMamba
+
+IMAGE_WIDTH = 768
+MAX_WORDS = 90  # of CUHK-PEDES
+MEAN_WORDS, SPREAD = 23.0, 0.4  # its captions' mean length; standard deviation of the logarithm
+WORDS = (1000, 30000)  # word pieces of BERT's vocabulary
+NARROW = BertSizes(hidden_size=64, num_hidden_layers=2, num_attention_heads=1, intermediate_size=256)
+
+
+def matching_model(sizes: BertSizes, device: torch.device, *, full: bool = True) -> PersonSearchModel:
+    """What re-ranking needs of a model, and no image encoder; weights that make scores differ from image to image."""
+    torch.manual_seed(0)
+    fusion_layer = max(1, sizes.num_hidden_layers // 2)
+    encoder = TextEncoder(sizes, image_width=IMAGE_WIDTH, fusion_layer=fusion_layer, full_cross_attention=full)
+    model = nn.Module()
+    model.text_encoder, model.itm_head = encoder, nn.Linear(sizes.hidden_size, 2)
+    model.pair_scorer = types.MethodType(lambda self: PairScorer(self.text_encoder, self.itm_head), model)
+    for parameter in encoder.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    return model.to(device).eval()  # type: ignore[return-value]
+
+
+def whole_model(device: torch.device) -> PersonSearchModel:
+    """Vim-B at 224 px and BERT base."""
+    torch.manual_seed(0)
+    encoder = VisionMamba(image_size=(224, 224), width=IMAGE_WIDTH)
+    model = PersonSearchModel(
+        encoder,
+        TextEncoder(BertSizes(), image_width=IMAGE_WIDTH, fusion_layer=6),
+        None,
+        embed_dim=256,
+        temperature=0.07,
+        pixel_mean=(0.5, 0.5, 0.5),
+        pixel_std=(0.5, 0.5, 0.5),
+        tasks=frozenset({"itc", "itm"}),
+    )
+    return model.to(device)
+
+
+def captions(number: int) -> list[Tensor]:
+    """Word pieces (L,) of captions as long as those of CUHK-PEDES: log-normal with a mean of 23 words, and [CLS]."""
+    generator = torch.Generator().manual_seed(1)
+    logarithm = SPREAD * torch.randn(number, generator=generator)
+    words = (MEAN_WORDS * (logarithm - SPREAD**2 / 2).exp()).round().clamp(5, MAX_WORDS - 1).long()
+    return [torch.randint(*WORDS, (1 + length,), generator=generator) for length in words.tolist()]
+
+
+class Images(Dataset[ImageBatch]):
+    """Noise of 224 px, made when it is asked for; two images per person."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, row: int) -> ImageBatch:
+        pixels = torch.randint(0, 256, (3, 224, 224), generator=torch.Generator().manual_seed(row), dtype=torch.uint8)
+        return ImageBatch(pixels, torch.tensor(row // 2))
+
+
+class Captions(Dataset[CaptionBatch]):
+    """Two captions per image."""
+
+    def __init__(self, number: int) -> None:
+        self.input_ids = captions(number)
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def __getitem__(self, row: int) -> CaptionBatch:
+        ids = self.input_ids[row]
+        return CaptionBatch(Tokens(ids, torch.ones_like(ids), torch.zeros_like(ids)), torch.tensor(row // 4))
+
+
+def loaders(num_images: int, num_captions: int, batch_size: int, workers: int) -> tuple[DataLoader, DataLoader]:
+    return (
+        DataLoader(Images(num_images), batch_size=batch_size, num_workers=workers, collate_fn=collate),
+        DataLoader(Captions(num_captions), batch_size=batch_size, collate_fn=collate),
+    )

@@ -1,0 +1,89 @@
+"""Where image tokens are kept, and what is read back."""
+
+import logging
+import shutil
+
+import pytest
+import torch
+
+from utils import memory, token_store
+from utils.errors import UserError
+from utils.memory import available_bytes
+from utils.token_store import TokenStore
+
+CPU = torch.device("cpu")
+
+
+def filled(tokens: torch.Tensor) -> TokenStore:
+    store = TokenStore(len(tokens), CPU)
+    for part in tokens.split(3):
+        store.append(part)
+    return store
+
+
+@pytest.fixture
+def little_memory(monkeypatch, tmp_path):
+    monkeypatch.setattr(token_store, "available_bytes", lambda _: 1000)
+    monkeypatch.setattr(token_store.tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_what_is_read_is_what_was_appended(place, dtype, request):
+    if place == "file":
+        request.getfixturevalue("little_memory")
+    tokens = torch.randn(10, 5, 7, generator=torch.Generator().manual_seed(0)).to(dtype)
+    store = filled(tokens)
+    assert (store.place, store.dtype, store.shape, len(store)) == (place, dtype, (5, 7), 10)
+    for rows in ([0], [2, 3, 4], [0, 5, 9], list(range(10))):
+        assert torch.equal(store.read(torch.tensor(rows)), tokens[rows])
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_reading_between_appending():
+    tokens = torch.randn(4, 5, 7)
+    store = TokenStore(4, CPU)
+    store.append(tokens[:2])
+    assert torch.equal(store.read(torch.tensor([1])), tokens[1:2])
+    store.append(tokens[2:])
+    assert torch.equal(store.read(torch.arange(4)), tokens)
+
+
+def test_autocast_keeps_tokens_as_its_products_take_them():
+    tokens = torch.randn(2, 3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        store = filled(tokens)
+    assert torch.equal(store.read(torch.arange(2)), tokens.bfloat16())
+
+
+def test_the_file_is_announced_and_leaves_nothing_behind(little_memory, caplog):
+    with caplog.at_level(logging.INFO, "utils.token_store"):
+        store = filled(torch.randn(10, 5, 7))
+    assert f"kept in a temporary file in {little_memory}" in caplog.text
+    del store
+    assert list(little_memory.iterdir()) == []
+
+
+def test_neither_memory_nor_disk(little_memory, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 500))
+    with pytest.raises(UserError, match=rf"{little_memory} has 0\.0 GB left; set TMPDIR"):
+        filled(torch.randn(10, 5, 7))
+
+
+def test_free_memory_of_the_machine_and_of_a_container(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    (tmp_path / "meminfo").write_text("MemTotal: 2000 kB\nMemAvailable:   1000 kB\n")
+    assert available_bytes(CPU) == 1000 * 1024
+    for name, text in {"max": "max\n", "current": "700000\n", "stat": "anon 5\ninactive_file 100000\n"}.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert available_bytes(CPU) == 1000 * 1024  # a container without a limit
+    (tmp_path / "memory.max").write_text("900000\n")
+    assert available_bytes(CPU) == 300_000  # files that were read count as free
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert available_bytes(CPU) == 100_000
+    (tmp_path / "meminfo").unlink()  # not Linux
+    (tmp_path / "memory.max").unlink()
+    assert available_bytes(CPU) > 10**6

@@ -1,0 +1,37 @@
+"""scores.npz of eval.py --save-scores: every pair's scores. T captions, I images, in the order of the annotations."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.retrieval import Scores
+from utils.run_folder import replacing
+
+SCORE_NAMES = ("similarity", "scores", "text_person_ids", "image_person_ids", "image_paths")
+
+
+def save_scores(path: Path, scores: Scores, image_paths: Sequence[str]) -> None:
+    """similarity and scores (T, I) float32, the latter -inf where not re-ranked; person ids (T,), (I,); paths (I,)."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            similarity=scores.similarity.numpy(),
+            scores=scores.matching.numpy(),
+            text_person_ids=scores.text_person_id.numpy(),
+            image_person_ids=scores.image_person_id.numpy(),
+            image_paths=np.array(image_paths),
+        )
+
+
+def read_scores(path: Path) -> dict[str, np.ndarray]:
+    """The arrays by name. Raises: UserError if the file is missing or not such a file."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: run eval.py with --save-scores")
+    try:
+        with np.load(path) as file:
+            return {name: file[name] for name in SCORE_NAMES}
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not a file of eval.py --save-scores ({error})") from None
