@@ -1,12 +1,16 @@
 """Time things on a CPU or a GPU, and the limits of the machine to compare them with."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
+from typing import TypeVar
 
 import torch
 
+K = TypeVar("K", bound=Hashable)
+
 COPIED = 1 << 26  # float32 elements of the copy, far beyond any cache
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CALLS_ON_A_GPU = 10  # per measurement, so that starting them is hidden behind running them, as in training
 
 
@@ -25,7 +29,7 @@ def seconds_of(run: Callable[[], object], device_type: str) -> float:
     return begin.elapsed_time(end) / 1e3 / CALLS_ON_A_GPU
 
 
-def take_turns(runs: Mapping[str, Callable[[], object]], repeats: int, device_type: str) -> dict[str, float]:
+def take_turns(runs: Mapping[K, Callable[[], object]], repeats: int, device_type: str) -> dict[K, float]:
     """The shortest time of each in seconds; they take turns, so that all meet the same moods of the machine."""
     best = dict.fromkeys(runs, float("inf"))
     for turn in range(repeats + 1):
@@ -43,10 +47,10 @@ def copy_rate(device_type: str) -> float:
     return 2 * 4 * COPIED / take_turns({"copy": partial(target.copy_, source)}, 8, device_type)["copy"]
 
 
-def matmul_rate(device_type: str) -> float:
-    """Floating-point operations per second of a float32 matrix product, without the GPU's shorter formats."""
-    size = 1024 if device_type == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=device_type) for _ in range(2))
+def matmul_rate(device_type: str, precision: str = "fp32") -> float:
+    """Floating-point operations per second of a matrix product; in fp32 without the shorter formats that a GPU has."""
+    size, dtype = 1024 if device_type == "cpu" else 8192, DTYPES[precision]
+    a, b = (torch.randn(size, size, device=device_type).to(dtype) for _ in range(2))
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

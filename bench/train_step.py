@@ -1,0 +1,256 @@
+"""A training step: that of train.py against the one written plainly (bench/plain_step.py), same weights and batch.
+
+    python -m bench.train_step                                    the demo's model, and one of width 384, on a CPU
+    python -m bench.train_step --device cuda                      Vim-B at 224 px and BERT base, batches of 8 and 64
+
+Pictures are noise, captions as long as those of CUHK-PEDES with two chunks each, no dropout, weights random; the scan
+is by the same backend. Both steps draw the same negatives, masks and words, so their losses and gradients are compared
+(fp32; in bf16 some of the words drawn differ). Times: the best of some steps, which take turns. Memory: the peak of two
+steps in a process of its own, above the built model, so with gradients and optimiser. Parts: shares of the time, with
+their backward passes; the rest is the optimiser, the momentum copies, the queue, copies. Operations: of matrix
+products, convolutions and attention, a multiply-add counting two.
+"""
+
+import argparse
+import multiprocessing
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import train
+from bench import parts, plain_step
+from bench.load_checkpoint import resident
+from bench.rerank_cases import captions
+from bench.timing import matmul_rate, take_turns
+from dataset.batches import Tokens, TrainBatch, collate, to_device
+from dataset.tokenizer import load_tokenizer
+from models.build import build_model, build_momentum_encoder, build_queue, step_settings
+from models.targets import StepSettings
+from utils.allocator import keep_freed_memory
+from utils.config import Config, load_config
+from utils.precision import best_precision
+from utils.train_state import TrainState, build_state
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+WITHOUT_DROPOUT = [
+    "model.text_encoder.hidden_dropout_prob=0",
+    "model.text_encoder.attention_probs_dropout_prob=0",
+    "model.image_encoder.drop_path=0",
+]
+WIDTH_384 = [
+    "dataset.image_size=[256, 128]",
+    "dataset.max_words=90",
+    "model.image_encoder.embed_dim=384",
+    "model.text_encoder.num_hidden_layers=6",
+    "model.text_encoder.fusion_layer=3",
+    "init.freeze=[]",
+    "losses.cross_modal_share=1",
+]
+CASES = {  # name: file, changes, samples in a batch
+    "demo": ("demo.yaml", [], 32),
+    "demo, share 1": ("demo.yaml", ["losses.cross_modal_share=1"], 32),
+    "width 384": ("demo.yaml", WIDTH_384, 8),
+    "vim_base": ("cuhk_pedes.yaml", ["model.text_encoder.name=bert-base-uncased"], 8),
+}
+ALPHA = 0.4
+TEXTS_PER_PERSON = 2  # in a batch, so that some negatives are forbidden
+
+
+class Case(NamedTuple):
+    """A model with all that a step needs."""
+
+    config: Config
+    state: TrainState
+    settings: StepSettings
+    batch: TrainBatch
+
+
+class Variant(NamedTuple):
+    plain: bool
+    precision: str
+
+    @property
+    def name(self) -> str:
+        return f"{'plain' if self.plain else 'ours'}, {self.precision}"
+
+
+PLAIN = Variant(True, "fp32")
+
+
+def main() -> None:
+    args = parse_arguments()
+    device = torch.device(args.device)
+    keep_freed_memory()
+    precisions = list(dict.fromkeys(["fp32", best_precision(device.type)]))
+    rates = {precision: matmul_rate(device.type, precision) for precision in precisions}
+    where = f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else torch.cuda.get_device_name()
+    console = Console()
+    told = ", ".join(f"{name} {rate / 1e12:.2f} TFLOP/s" for name, rate in rates.items())
+    console.print(f"{where}, torch {torch.__version__}; matrix products: {told}")
+    for name in args.cases:
+        for batch_size in args.batches or [CASES[name][2]]:
+            for table in compare(name, config_of(name, batch_size, args.set), rates, device, args.repeats):
+                console.print(table)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    gpu = torch.cuda.is_available()
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if gpu else "cpu", help="where to measure")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), help="default: vim_base on a GPU, else the others")
+    parser.add_argument("--batches", type=int, nargs="+", metavar="N", help="samples in a batch (default: by case)")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="turns of each step; the best counts")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the configuration")
+    args = parser.parse_args()
+    on_gpu = args.device == "cuda"
+    args.cases = args.cases or (["vim_base"] if on_gpu else [name for name in CASES if name != "vim_base"])
+    args.batches = args.batches or ([8, 64] if on_gpu else None)
+    return args
+
+
+def config_of(name: str, batch_size: int, overrides: Sequence[str]) -> Config:
+    file, changes, _ = CASES[name]
+    return load_config(CONFIGS / file, [*WITHOUT_DROPOUT, *changes, f"train.batch_size={batch_size}", *overrides])
+
+
+def build(config: Config, precision: str, device: torch.device) -> Case:
+    config = with_precision(config, precision)
+    tokenizer = load_tokenizer(config.model.text_encoder.name)
+    torch.manual_seed(0)
+    model = build_model(config).to(device).train()
+    teacher = build_momentum_encoder(model, config)
+    with torch.no_grad():
+        for parameter in teacher.parameters():  # as after some steps: no longer equal
+            parameter.add_(0.01 * parameter.abs().mean() * torch.randn_like(parameter))
+    state = build_state(model, teacher, build_queue(config).to(device), config, total_steps=1000, filled=[])
+    batch = made_up_batch(config.train.batch_size, config.dataset.image_size, config.dataset.max_words)
+    return Case(config, state, step_settings(config, tokenizer), to_device(batch, device))
+
+
+def with_precision(config: Config, precision: str) -> Config:
+    return replace(config, train=replace(config.train, precision=precision))
+
+
+def made_up_batch(size: int, image_size: tuple[int, int], max_words: int) -> TrainBatch:
+    images = torch.randint(0, 256, (2, size, 3, *image_size), generator=torch.Generator().manual_seed(0))
+    texts = [made_up_text(ids[:max_words]) for ids in captions(2 * size)]
+    own, weak = collate(texts[:size]), collate(texts[size:])
+    return TrainBatch(
+        *images.to(torch.uint8), own, weak, torch.arange(size) // TEXTS_PER_PERSON, torch.arange(size) % 2
+    )
+
+
+def made_up_text(ids: Tensor) -> Tokens:
+    """[CLS] first; the second and third word are a chunk, and so are the last two."""
+    ids = torch.cat([torch.tensor([101]), ids[1:]])
+    chunks = torch.zeros_like(ids)
+    chunks[1:3], chunks[-2:] = 1, 2
+    return Tokens(ids, torch.ones_like(ids), chunks)
+
+
+def step(case: Case, variant: Variant) -> dict[str, Tensor]:
+    """One step of a variant; the same draws each time."""
+    torch.manual_seed(1)
+    if variant.plain:
+        return plain_step.plain_step(case.state, case.batch, ALPHA, case.config, case.settings)
+    return train.train_step(case.state, case.state.model, case.batch, ALPHA, case.config, case.settings)
+
+
+def compare(name: str, config: Config, rates: dict[str, float], device: torch.device, repeats: int) -> list[Table]:
+    variants = [PLAIN, *(Variant(False, precision) for precision in rates)]
+    cases = {variant: build(config, variant.precision, device) for variant in variants}
+    operations = {variant: count_operations(deepcopy(case), variant) for variant, case in cases.items()}
+    told = [f"{v.name}: {difference(cases[PLAIN], cases[v], v)}" for v in variants[1:]]
+    seconds = take_turns({v: partial(step, case, v) for v, case in cases.items()}, repeats, device.type)
+    batch, title = config.train.batch_size, f"{name}, batch {config.train.batch_size}"
+    table = Table("step", "images/s", "times plain", "peak GiB", "GFLOP/image", "of matmul", title=title)
+    for v in variants:
+        values = [batch / seconds[v], seconds[PLAIN] / seconds[v], peak_memory(config, v, device)]
+        values.append(operations[v] / batch / 1e9)
+        share = operations[v] / seconds[v] / rates[v.precision]
+        table.add_row(v.name, *(f"{value:.2f}" for value in values), f"{share:.0%}")
+    table.caption = "\n".join(told)
+    shown = list(dict.fromkeys([PLAIN, variants[-1]]))
+    parts_table = Table("part", *(variant.name for variant in shown), title=title)
+    columns = [parts.shares(partial(step, cases[v], v), PARTS[v.plain](cases[v].state), device.type) for v in shown]
+    for part in columns[0]:
+        parts_table.add_row(part, *(f"{column[part]:.1%}" for column in columns))
+    return [table, parts_table]
+
+
+def difference(plain: Case, ours: Case, variant: Variant) -> str:
+    """Largest absolute difference of a loss, and of an element of a gradient beside the largest element there is."""
+    plain, ours = deepcopy(plain), deepcopy(ours)
+    plain_losses, own_losses = step(plain, PLAIN), step(ours, variant)
+    loss = max(abs(float(plain_losses[key] - own_losses[key])) for key in plain_losses)
+    pairs = zip(gradients(plain), gradients(ours), strict=True)
+    gradient = max(float((one - other).abs().max()) for one, other in pairs)
+    largest = max(float(one.abs().max()) for one in gradients(plain))
+    return f"a loss differs by {loss:.1e}, a gradient by {gradient:.1e} (largest {largest:.1e})"
+
+
+def gradients(case: Case) -> list[Tensor]:
+    return [parameter.grad for parameter in case.state.model.parameters() if parameter.grad is not None]
+
+
+def count_operations(case: Case, variant: Variant) -> int:
+    with FlopCounterMode(display=False) as counter:
+        step(case, variant)
+    return counter.get_total_flops()
+
+
+def peak_memory(config: Config, variant: Variant, device: torch.device) -> float:
+    """GiB above the built model, of two steps in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_memory, (config, variant, device))
+
+
+def _peak_memory(config: Config, variant: Variant, device: torch.device) -> float:
+    case = build(config, variant.precision, device)
+    on_gpu = device.type == "cuda"
+    before = torch.cuda.memory_allocated() if on_gpu else resident("VmRSS") * 2**20
+    for _ in range(2):
+        step(case, variant)
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resident("VmHWM") * 2**20
+    return (peak - before) / 2**30
+
+
+def own_parts(state: TrainState) -> dict[str, list[tuple[Any, str]]]:
+    model = state.model
+    return {
+        "momentum encoders": [(train, "prepare_step")],
+        "image encoder": [(model, "encode_image")],
+        "masked pass and decoder": [(model.image_encoder, "encode_masked"), (model.decoder, "forward")],
+        "text mode": [(model, "encode_text")],
+        "cross-modal mode": [(model.text_encoder, "cross_modal")],
+        "vocabulary": [(model.text_encoder, "mlm_logits")],
+        "losses": [(train, "compute_losses")],
+    }
+
+
+def plain_parts(state: TrainState) -> dict[str, list[tuple[Any, str]]]:
+    return {
+        "momentum encoders": [(plain_step, "teach")],
+        "image encoder": [(plain_step, "plain_image")],
+        "masked pass and decoder": [(plain_step, "reconstruct")],
+        "text mode": [(plain_step, "plain_text")],
+        "cross-modal mode": [(plain_step, "plain_cross_modal")],
+        "vocabulary": [(state.model.text_encoder, "mlm_logits")],
+        "losses": [(plain_step, name) for name in ("contrastive", "attributes", "masked_words")],
+    }
+
+
+PARTS: dict[bool, Callable[[TrainState], dict[str, list[tuple[Any, str]]]]] = {False: own_parts, True: plain_parts}
+
+
+if __name__ == "__main__":
+    main()
