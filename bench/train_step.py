@@ -62,6 +62,7 @@ CASES = {  # name: file, changes, samples in a batch
     "vim_base": ("cuhk_pedes.yaml", ["model.text_encoder.name=bert-base-uncased"], 8),
 }
 ALPHA = 0.4
+SPECIAL_IDS = 5  # of a small vocabulary, the first ones
 TEXTS_PER_PERSON = 2  # in a batch, so that some negatives are forbidden
 
 
@@ -132,26 +133,28 @@ def build(config: Config, precision: str, device: torch.device) -> Case:
         for parameter in teacher.parameters():  # as after some steps: no longer equal
             parameter.add_(0.01 * parameter.abs().mean() * torch.randn_like(parameter))
     state = build_state(model, teacher, build_queue(config).to(device), config, total_steps=1000, filled=[])
-    batch = made_up_batch(config.train.batch_size, config.dataset.image_size, config.dataset.max_words)
-    return Case(config, state, step_settings(config, tokenizer), to_device(batch, device))
+    settings = step_settings(config, tokenizer)
+    batch = made_up_batch(config.train.batch_size, config.dataset.image_size, config.dataset.max_words, settings)
+    return Case(config, state, settings, to_device(batch, device))
 
 
 def with_precision(config: Config, precision: str) -> Config:
     return replace(config, train=replace(config.train, precision=precision))
 
 
-def made_up_batch(size: int, image_size: tuple[int, int], max_words: int) -> TrainBatch:
+def made_up_batch(size: int, image_size: tuple[int, int], max_words: int, settings: StepSettings) -> TrainBatch:
     images = torch.randint(0, 256, (2, size, 3, *image_size), generator=torch.Generator().manual_seed(0))
-    texts = [made_up_text(ids[:max_words]) for ids in captions(2 * size)]
+    texts = [made_up_text(ids[:max_words], settings) for ids in captions(2 * size)]
     own, weak = collate(texts[:size]), collate(texts[size:])
     return TrainBatch(
         *images.to(torch.uint8), own, weak, torch.arange(size) // TEXTS_PER_PERSON, torch.arange(size) % 2
     )
 
 
-def made_up_text(ids: Tensor) -> Tokens:
+def made_up_text(ids: Tensor, settings: StepSettings) -> Tokens:
     """[CLS] first; the second and third word are a chunk, and so are the last two."""
-    ids = torch.cat([torch.tensor([101]), ids[1:]])
+    ids = SPECIAL_IDS + ids % (settings.vocab_size - SPECIAL_IDS)
+    ids[0] = settings.cls_id
     chunks = torch.zeros_like(ids)
     chunks[1:3], chunks[-2:] = 1, 2
     return Tokens(ids, torch.ones_like(ids), chunks)
@@ -230,7 +233,7 @@ def own_parts(state: TrainState) -> dict[str, list[tuple[Any, str]]]:
         "momentum encoders": [(train, "prepare_step")],
         "image encoder": [(model, "encode_image")],
         "masked pass and decoder": [(model.image_encoder, "encode_masked"), (model.decoder, "forward")],
-        "text mode": [(model, "encode_text")],
+        "text mode": [(model.text_encoder, "forward")],
         "cross-modal mode": [(model.text_encoder, "cross_modal")],
         "vocabulary": [(model.text_encoder, "mlm_logits")],
         "losses": [(train, "compute_losses")],

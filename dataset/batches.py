@@ -14,11 +14,20 @@ T = TypeVar("T", bound=tuple)
 
 
 class Tokens(NamedTuple):
-    """Texts, padded behind with zeros; all (B, L) int64."""
+    """Texts, padded behind with zeros; (B, L) int64.
+
+    collate adds the two counts, which stay on the CPU whatever device the batch is moved to: what they tell would
+    otherwise have to be asked of a GPU, which would first finish its work.
+    """
 
     input_ids: Tensor  # vocabulary ids; [CLS] first, no [SEP]
     attention_mask: Tensor  # 1 = token, 0 = padding
     attribute_ids: Tensor  # 0 = in no attribute chunk, k = in the text's k-th
+    num_tokens: Tensor | None = None  # (B,) int64
+    num_in_chunks: Tensor | None = None  # (B,) int64, tokens of attribute chunks
+
+
+ON_CPU = ("num_tokens", "num_in_chunks")
 
 
 class TrainBatch(NamedTuple):
@@ -52,16 +61,25 @@ def collate(samples: Sequence[Any]) -> Any:
     if isinstance(first, Tensor):
         return torch.stack(list(samples))
     if isinstance(first, Tokens):
-        return Tokens(*(pad_sequence(list(field), batch_first=True) for field in zip(*samples, strict=True)))
+        ids, mask, attributes = ([getattr(text, name) for text in samples] for name in Tokens._fields[:3])
+        return Tokens(
+            pad_sequence(ids, batch_first=True),
+            pad_sequence(mask, batch_first=True),
+            pad_sequence(attributes, batch_first=True),
+            num_tokens=torch.tensor([len(text) for text in ids]),
+            num_in_chunks=torch.stack([text.count_nonzero() for text in attributes]),
+        )
     return type(first)(*(collate(field) for field in zip(*samples, strict=True)))
 
 
 def to_device(batch: T, device: torch.device | str, non_blocking: bool = False) -> T:
-    """The same named tuple with every tensor on the device."""
-    moved = (
-        field.to(device, non_blocking=non_blocking)
-        if isinstance(field, Tensor)
-        else to_device(field, device, non_blocking)
-        for field in batch
-    )
-    return type(batch)(*moved)
+    """The same named tuple with every tensor on the device, but for those ON_CPU."""
+
+    def moved(name: str, field: Any) -> Any:
+        if name in ON_CPU:
+            return field
+        if isinstance(field, Tensor):
+            return field.to(device, non_blocking=non_blocking)
+        return to_device(field, device, non_blocking)
+
+    return type(batch)(*(moved(name, field) for name, field in zip(batch._fields, batch, strict=True)))  # type: ignore[attr-defined]

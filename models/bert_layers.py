@@ -65,27 +65,41 @@ class SelfAttention(nn.Module):
         self.key = nn.Linear(kv_size, sizes.hidden_size)
         self.value = nn.Linear(kv_size, sizes.hidden_size)
 
-    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Image tokens (I, K, kv_size) -> keys and values, each (I, heads, K, D / heads)."""
-        return self._split(self.key(context)), self._split(self.value(context))
+    def over_text(self, hidden: Tensor, packing: Packing, wanted: Packing | None = None) -> Tensor:
+        """Each text over itself: (T, D) -> (T, D), or the wanted tokens alone."""
+        if wanted is None:  # one product for all three, and one padding
+            weight = torch.cat([self.query.weight, self.key.weight, self.value.weight])
+            bias = torch.cat([self.query.bias, self.key.bias, self.value.bias])
+            queries, keys, values = packing.pad(F.linear(hidden, weight, bias)).chunk(3, dim=-1)
+        else:
+            queries = wanted.pad(self.query(packing.select(hidden, wanted)))
+            weight, bias = torch.cat([self.key.weight, self.value.weight]), torch.cat([self.key.bias, self.value.bias])
+            keys, values = packing.pad(F.linear(hidden, weight, bias)).chunk(2, dim=-1)
+        attended = self._attend(self._split(queries), self._split(keys), self._split(values), packing.may_be_attended)
+        return (wanted or packing).pack(attended.transpose(1, 2).flatten(2))
 
-    def over_text(self, hidden: Tensor, packing: Packing) -> Tensor:
-        """Each text over itself: (T, D) -> (T, D)."""
-        # one product for all three, and one padding
-        weight = torch.cat([self.query.weight, self.key.weight, self.value.weight])
-        bias = torch.cat([self.query.bias, self.key.bias, self.value.bias])
-        queries, keys, values = packing.pad(F.linear(hidden, weight, bias)).chunk(3, dim=-1)
-        return self._attend(queries, self._split(keys), self._split(values), packing, packing.may_be_attended)
+    def over_images(
+        self, hidden: Tensor, context: Tensor, packing: Packing, image_index: Tensor | None, own_images: int | None
+    ) -> Tensor:
+        """Each text over its image: (T, D) -> (T, D). Arguments as of `TextEncoder.cross_modal`."""
+        keys, values = self._split(self.key(context)), self._split(self.value(context))  # once per image, not per pair
+        queries = self._split(packing.pad(self.query(hidden)))  # (R, heads, L, D / heads)
+        indexed = 0 if image_index is None else len(image_index)
+        own, others = queries.split([len(queries) - indexed, indexed])
+        attended = []
+        if own_images is not None:  # all texts of an image as one long query: no copy of its keys and values for each
+            grouped = own.unflatten(0, (-1, own_images)).permute(1, 2, 0, 3, 4)  # (images, heads, texts, L, D / heads)
+            out = self._attend(grouped.flatten(2, 3), keys[:own_images], values[:own_images], None)
+            attended.append(out.unflatten(2, grouped.shape[2:4]).permute(2, 0, 1, 3, 4).flatten(0, 1))
+        elif indexed < len(queries):
+            attended.append(self._attend(own, keys, values, None))
+        if image_index is not None:
+            attended.append(self._attend(others, keys[image_index], values[image_index], None))
+        return packing.pack(torch.cat(attended).transpose(1, 2).flatten(2))
 
-    def over_images(self, hidden: Tensor, keys: Tensor, values: Tensor, packing: Packing) -> Tensor:
-        """Each text over its image, keys and values (R, heads, K, D / heads): (T, D) -> (T, D)."""
-        return self._attend(packing.pad(self.query(hidden)), keys, values, packing, None)
-
-    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, packing: Packing, mask: Tensor | None) -> Tensor:
-        out = F.scaled_dot_product_attention(
-            self._split(queries), keys, values, mask, dropout_p=self.dropout_prob if self.training else 0.0
-        )
-        return packing.pack(out.transpose(1, 2).flatten(2))
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        dropout = self.dropout_prob if self.training else 0.0
+        return F.scaled_dot_product_attention(queries, keys, values, mask, dropout_p=dropout)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -134,15 +148,21 @@ class Layer(nn.Module):
         self.output = ResidualOutput(sizes, sizes.intermediate_size)
 
     def forward(
-        self, hidden: Tensor, packing: Packing, image_tokens: Tensor | None = None, image_index: Tensor | None = None
+        self,
+        hidden: Tensor,
+        packing: Packing,
+        image_tokens: Tensor | None = None,
+        image_index: Tensor | None = None,
+        own_images: int | None = None,
+        wanted: Packing | None = None,
     ) -> Tensor:
-        """hidden (T, D); image_tokens (I, K, Di) with each row's image in image_index (R,)."""
-        hidden = self.attention.output(self.attention.self.over_text(hidden, packing), hidden)
+        """hidden (T, D) -> (T, D), or the wanted tokens alone. Other arguments as of `TextEncoder.cross_modal`."""
+        attended = self.attention.self.over_text(hidden, packing, wanted)
+        if wanted is not None:
+            hidden, packing = packing.select(hidden, wanted), wanted
+        hidden = self.attention.output(attended, hidden)
         if image_tokens is not None and hasattr(self, "crossattention"):
-            keys, values = self.crossattention.self.keys_values(image_tokens)  # once per image, not per pair
-            if image_index is not None:
-                keys, values = keys[image_index], values[image_index]
-            attended = self.crossattention.self.over_images(hidden, keys, values, packing)
+            attended = self.crossattention.self.over_images(hidden, image_tokens, packing, image_index, own_images)
             hidden = self.crossattention.output(attended, hidden)
         return self.output(self.intermediate(hidden), hidden)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.image_features import ImageEncoder, ImageFeatures
+from models.packing import Places, is_class_token
 from models.person_search import PersonSearchModel
 from models.text_encoder import TextEncoder
 
@@ -49,13 +50,21 @@ class MomentumEncoder(nn.Module):
         return features, F.normalize(self.vision_proj(features.pooled), dim=-1)
 
     @torch.no_grad()
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Tokens (B, L) -> embedding (B, E), L2-normalised."""
-        return F.normalize(self.text_proj(self.text_encoder(input_ids, attention_mask).pooled), dim=-1)
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor, *, at_most: int | None = None) -> Tensor:
+        """Tokens (B, L), at_most so many -> embedding (B, E), L2-normalised."""
+        wanted = Places(is_class_token(attention_mask), at_most and len(input_ids))
+        features = self.text_encoder(input_ids, attention_mask, at_most=at_most, wanted=wanted)
+        return F.normalize(self.text_proj(features.pooled), dim=-1)
 
     @torch.no_grad()
     def predict_tokens(
-        self, ids: list[Tensor], attention_mask: Tensor, image_tokens: Tensor, places: list[Tensor]
+        self,
+        ids: list[Tensor],
+        attention_mask: Tensor,
+        image_tokens: Tensor,
+        places: list[Tensor],
+        *,
+        at_most: int | None = None,
     ) -> list[Tensor]:
         """Distributions over the vocabulary for several versions of the same captions, in one cross-modal pass.
 
@@ -63,12 +72,21 @@ class MomentumEncoder(nn.Module):
             ids: versions of the captions, each (B, L), all with the same attention_mask (B, L).
             image_tokens: (B, K, image width).
             places: for each version the rows and columns wanted, (M_i, 2).
+            at_most: so many tokens have the captions.
         Returns: logits (M_i, V) for each version.
         """
-        batch = len(attention_mask)
-        own = torch.arange(batch, device=attention_mask.device).repeat(len(ids))
+        batch, versions = len(attention_mask), len(ids)
+        wanted = torch.zeros_like(attention_mask).repeat(versions, 1)
+        one = torch.ones((), dtype=wanted.dtype, device=wanted.device)
+        for version, (row, column) in enumerate(part.T for part in places):
+            wanted.index_put_((version * batch + row, column), one)
         hidden = self.text_encoder.cross_modal(
-            torch.cat(ids), attention_mask.repeat(len(ids), 1), image_tokens, own
+            torch.cat(ids),
+            attention_mask.repeat(versions, 1),
+            image_tokens,
+            own_images=batch,
+            at_most=at_most and versions * at_most,
+            wanted=Places(wanted, at_most and sum(map(len, places))),
         ).split(batch)
         return [
             self.text_encoder.mlm_logits(part[tuple(wanted.T)]) for part, wanted in zip(hidden, places, strict=True)

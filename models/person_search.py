@@ -5,7 +5,7 @@ MARS (arXiv:2407.04287) for the attribute chunks and the caption-aware decoder.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,23 @@ from torch.nn import functional as F
 
 from models.image_features import ImageEncoder, ImageFeatures
 from models.mae_decoder import MAEDecoder
+from models.packing import Places, is_class_token
 from models.pair_scorer import PairScorer
 from models.sampling import Negatives, draw_negatives
 from models.text_encoder import TextEncoder, TextFeatures
 
 TEMPERATURE_RANGE = (0.001, 0.5)
+
+
+class TokenCounts(NamedTuple):
+    """Of a batch's captions, known without asking a GPU; weak = weak positives, own = own captions."""
+
+    weak: int  # tokens of all B
+    weak_first: int  # of the first n
+    weak_longest: int  # of the longest of all B
+    chunks_first: int  # tokens in attribute chunks, of the first n
+    chunks_most: int  # in one caption at most, of all B
+    own: int  # tokens of the n own captions
 
 
 class TrainInputs(NamedTuple):
@@ -35,6 +47,7 @@ class TrainInputs(NamedTuple):
     mlm_ids: Tensor | None  # (n, L) masked own caption
     mlm_places: Tensor | None  # (M, 2) row and column of the masked places
     mrtd_ids: Tensor | None  # (n, L) own caption rewritten by the momentum encoder
+    counts: TokenCounts | None  # None = they are counted where they are needed
 
 
 class TrainOutput(NamedTuple):
@@ -42,7 +55,7 @@ class TrainOutput(NamedTuple):
 
     image_embedding: Tensor  # (B, E)
     text_embedding: Tensor  # (B, E)
-    match_logits: Tensor | None  # (3n, 2): positives, texts with a negative image, negative texts with their image
+    match_logits: Tensor | None  # (3n, 2): positives, images with a negative text, texts with a negative image
     negatives: Negatives  # of the first n pairs
     chunk_logits: Tensor | None  # (3n, C, 2), the matching head on each attribute chunk
     chunk_present: Tensor | None  # (3n, C) bool
@@ -125,15 +138,11 @@ class PersonSearchModel(nn.Module):
     def forward(self, inputs: TrainInputs) -> TrainOutput:
         """One training pass: every output that a task in `tasks` needs."""
         image_features, image_embedding = self.encode_image(inputs.image)
-        text_features, text_embedding = self.encode_text(inputs.input_ids, inputs.attention_mask)
+        text_features = self._text_mode(inputs)
+        text_embedding = F.normalize(self.text_proj(text_features.pooled), dim=-1)
         num_pairs = len(inputs.own_attention_mask)
-        with torch.no_grad():
-            drawn = draw_negatives(
-                image_embedding.float() @ inputs.momentum_text.float().T / self.temperature,
-                text_embedding.float() @ inputs.momentum_image.float().T / self.temperature,
-                inputs.person_id,
-            )
-            negatives = Negatives(*(field[:num_pairs] for field in drawn))
+        drawn = self._draw_negatives(inputs, image_embedding, text_embedding)
+        negatives = Negatives(*(field[:num_pairs] for field in drawn))
         pair_hidden, mlm_hidden, mrtd_hidden = self._cross_modal_passes(inputs, image_features.tokens, negatives)
         chunk_logits, chunk_present = self._chunk_outputs(pair_hidden, inputs.attribute_ids, negatives)
         class_hidden = pair_hidden[:, 0] if pair_hidden is not None else None
@@ -154,33 +163,65 @@ class PersonSearchModel(nn.Module):
             reconstruction=self._reconstruct(inputs, text_features),
         )
 
+    def _text_mode(self, inputs: TrainInputs) -> TextFeatures:
+        """Of the weak positives; all tokens of those that the decoder reads, [CLS] of the others."""
+        num_pairs, counts = len(inputs.own_attention_mask), inputs.counts
+        wanted = is_class_token(inputs.attention_mask)
+        if self.decoder is not None:
+            wanted[:num_pairs] = inputs.attention_mask[:num_pairs]
+        others = len(wanted) - num_pairs
+        return self.text_encoder(
+            inputs.input_ids,
+            inputs.attention_mask,
+            at_most=counts and counts.weak,
+            wanted=Places(wanted, counts and counts.weak_first + others),
+        )
+
+    @torch.no_grad()
+    def _draw_negatives(self, inputs: TrainInputs, image_embedding: Tensor, text_embedding: Tensor) -> Negatives:
+        # Without autocast: products in bf16, divided by a temperature near 0.05, would be off by several hundredths.
+        with torch.autocast(image_embedding.device.type, enabled=False):
+            logits_i2t = image_embedding.float() @ inputs.momentum_text.float().T / self.temperature
+            logits_t2i = text_embedding.float() @ inputs.momentum_image.float().T / self.temperature
+        return draw_negatives(logits_i2t, logits_t2i, inputs.person_id)
+
     def _cross_modal_passes(
         self, inputs: TrainInputs, image_tokens: Tensor, negatives: Negatives
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Hidden states of the 3n pairs, of the masked and of the rewritten captions, from one batched pass."""
-        num_pairs = len(inputs.own_attention_mask)
-        own = torch.arange(num_pairs, device=image_tokens.device)
-        wrong_image = negatives.image_index
-        if 2 * num_pairs < len(image_tokens):  # of the images, only these are looked at: no keys and values for others
-            image_tokens = torch.cat([image_tokens[:num_pairs], image_tokens[wrong_image]])
-            wrong_image = own + num_pairs
-        ids, masks, images = [], [], []
-        with_pairs = bool(self.tasks & {"itm", "prd", "attribute"})
-        if with_pairs:
-            texts = torch.cat([own, own, negatives.text_index])
-            ids.append(inputs.input_ids[texts])
-            masks.append(inputs.attention_mask[texts])
-            images += [own, wrong_image, own]
-        for rewritten in (inputs.mlm_ids, inputs.mrtd_ids):
-            if rewritten is not None:
-                ids.append(rewritten)
-                masks.append(inputs.own_attention_mask)
-                images.append(own)
-        if not ids:
+        """Hidden states of the 3n pairs, of the masked and of the rewritten captions, from one batched pass.
+
+        Rows go with their own images, but for the last ones: the texts with a wrong image.
+        """
+        n, counts = len(inputs.own_attention_mask), inputs.counts
+        wrong_image: Tensor | None = negatives.image_index
+        if 2 * n < len(image_tokens):  # of the images, only these are looked at: no keys and values for others
+            image_tokens = torch.cat([image_tokens[:n], image_tokens[wrong_image]])
+            wrong_image = n + torch.arange(n, device=image_tokens.device)
+        rows = []
+        if inputs.mlm_ids is not None and inputs.mlm_places is not None:
+            rows.append(_masked_rows(inputs.mlm_ids, inputs.own_attention_mask, inputs.mlm_places, counts))
+        if inputs.mrtd_ids is not None:
+            own = inputs.own_attention_mask
+            rows.append(_Rows(inputs.mrtd_ids, own, own, counts and counts.own, counts and counts.own))
+        num_own = len(rows)
+        if self.tasks & {"itm", "prd", "attribute"}:
+            rows.append(self._pair_rows(inputs, negatives))
+        else:
+            wrong_image = None
+        if not rows:
             return None, None, None
-        hidden = self.text_encoder.cross_modal(_stack(ids), _stack(masks), image_tokens, torch.cat(images))
-        parts = list(hidden.split([len(part) for part in ids]))
-        pairs = parts.pop(0) if with_pairs else None
+        ids, mask, wanted = (_stack([getattr(part, name) for part in rows]) for name in ("ids", "mask", "wanted"))
+        hidden = self.text_encoder.cross_modal(
+            ids,
+            mask,
+            image_tokens,
+            wrong_image,
+            own_images=n,
+            at_most=counts and sum(part.tokens for part in rows),
+            wanted=Places(wanted, counts and sum(part.num_wanted for part in rows)),
+        )
+        parts = list(hidden.split([len(part.ids) for part in rows]))
+        pairs = parts.pop() if len(parts) > num_own else None
         own_length = inputs.own_attention_mask.shape[1]
         mlm, mrtd = (
             parts.pop(0)[:, :own_length] if rewritten is not None else None
@@ -188,14 +229,27 @@ class PersonSearchModel(nn.Module):
         )
         return pairs, mlm, mrtd
 
+    def _pair_rows(self, inputs: TrainInputs, negatives: Negatives) -> "_Rows":
+        """Positives, then images with a wrong text, then texts with a wrong image; [CLS] and chunks are wanted."""
+        n, counts = len(inputs.own_attention_mask), inputs.counts
+        ids, mask = inputs.input_ids, inputs.attention_mask
+        wanted = is_class_token(mask)
+        if "attribute" in self.tasks:
+            wanted |= inputs.attribute_ids > 0
+        texts = _texts_of_pairs(negatives)
+        tokens = num_wanted = None
+        if counts is not None:  # which texts are the wrong ones, only the device knows
+            tokens = 2 * counts.weak_first + n * counts.weak_longest
+            num_wanted = 3 * n + 2 * counts.chunks_first + n * counts.chunks_most
+        return _Rows(ids[texts], mask[texts], wanted[texts], tokens, num_wanted)
+
     def _chunk_outputs(
         self, pair_hidden: Tensor | None, attribute_ids: Tensor, negatives: Negatives
     ) -> tuple[Tensor | None, Tensor | None]:
         """The matching head on the mean over each chunk's tokens: logits (3n, C, 2), present (3n, C)."""
         if "attribute" not in self.tasks or pair_hidden is None:
             return None, None
-        own = attribute_ids[: len(negatives.text_index)]
-        ids = torch.cat([own, own, attribute_ids[negatives.text_index]])  # (3n, L)
+        ids = attribute_ids[_texts_of_pairs(negatives)]  # (3n, L)
         max_chunks = max(1, ids.shape[1] // 2)  # a chunk has an adjective and a noun at least; a bound without a sync
         chunk = torch.arange(1, max_chunks + 1, device=ids.device)
         member = (ids[:, None] == chunk[:, None]).to(pair_hidden.dtype)  # (3n, C, L)
@@ -210,6 +264,28 @@ class PersonSearchModel(nn.Module):
         kept_features = self.image_encoder.encode_masked(inputs.image[:num_pairs], inputs.kept_patches)
         text_tokens, text_mask = text_features.tokens[:num_pairs], inputs.attention_mask[:num_pairs]
         return self.decoder(kept_features, inputs.kept_patches, text_tokens, text_mask)
+
+
+class _Rows(NamedTuple):
+    """Some rows of a cross-modal pass."""
+
+    ids: Tensor  # (rows, L)
+    mask: Tensor  # (rows, L)
+    wanted: Tensor  # (rows, L), places whose hidden states are needed
+    tokens: Any  # at most so many; None = not known
+    num_wanted: Any  # likewise
+
+
+def _masked_rows(ids: Tensor, mask: Tensor, places: Tensor, counts: TokenCounts | None) -> _Rows:
+    """places (M, 2): the only ones that are wanted."""
+    wanted = torch.zeros_like(mask).index_put(tuple(places.T), torch.ones((), dtype=mask.dtype, device=mask.device))
+    return _Rows(ids, mask, wanted, counts and counts.own, len(places))
+
+
+def _texts_of_pairs(negatives: Negatives) -> Tensor:
+    """Row of the text in each of the 3n pairs."""
+    own = torch.arange(len(negatives.text_index), device=negatives.text_index.device)
+    return torch.cat([own, negatives.text_index, own])
 
 
 def _stack(tokens: list[Tensor]) -> Tensor:

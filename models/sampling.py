@@ -1,9 +1,9 @@
 """Random draws of a training step: hard negatives, masked words, replaced words, hidden patches.
 
 B samples, L tokens, V vocabulary, N patches, K kept patches. Every draw takes a `generator` on the device of its
-tensors (None = torch's global one) and reads no value back, so that a GPU never waits. Where a draw and its use are two
-functions, the second is deterministic. Sources: ALBEF (arXiv:2107.07651) and RaSa (arXiv:2305.13653) for negatives and
-words, MAE (arXiv:2111.06377) for patches.
+tensors (None = torch's global one). A GPU never has to be waited for where numbers are given as `at_most`. Where a draw
+and its use are two functions, the second is deterministic. Sources: ALBEF (arXiv:2107.07651) and RaSa
+(arXiv:2305.13653) for negatives and words, MAE (arXiv:2111.06377) for patches.
 """
 
 import math
@@ -103,9 +103,24 @@ def apply_mask(
     return MaskedTokens(hidden, input_ids.masked_fill(~masked, IGNORED))
 
 
-def places_of_words(input_ids: Tensor, attention_mask: Tensor, *, cls_id: int) -> Tensor:
-    """Rows and columns (M, 2) of all tokens (B, L) but [CLS] and padding."""
-    return ((attention_mask == 1) & (input_ids != cls_id)).nonzero()
+def places_of(chosen: Tensor, at_most: int | None = None) -> Tensor:
+    """Rows and columns (M, 2) of the places chosen (B, L).
+
+    at_most: M is this number, what is missing being row 0, column 0: there stands a [CLS], which no loss counts.
+    None = they are counted, for which a GPU has to be waited for.
+    """
+    return chosen.nonzero() if at_most is None else torch.nonzero_static(chosen, size=at_most, fill_value=0)
+
+
+def most_masked(words: int, probability: float) -> int:
+    """More words than that are masked, of so many, once in a thousand million draws: six standard deviations."""
+    spread = math.sqrt(words * probability * (1 - probability))
+    return min(words, math.ceil(words * probability + 6 * spread))
+
+
+def places_of_words(input_ids: Tensor, attention_mask: Tensor, *, cls_id: int, at_most: int | None = None) -> Tensor:
+    """Rows and columns (M, 2) of all tokens (B, L) but [CLS] and padding; at_most is their exact number or None."""
+    return places_of((attention_mask == 1) & (input_ids != cls_id), at_most)
 
 
 def replaced_tokens(

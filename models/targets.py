@@ -13,8 +13,19 @@ import torch
 from torch import Tensor
 
 from models.momentum import MomentumEncoder
-from models.person_search import TrainInputs
-from models.sampling import IGNORED, draw_kept_patches, mask_tokens, places_of_words, replaced_tokens
+from models.person_search import TokenCounts, TrainInputs
+from models.sampling import (
+    IGNORED,
+    draw_kept_patches,
+    mask_tokens,
+    most_masked,
+    places_of,
+    places_of_words,
+    replaced_tokens,
+)
+
+# There tokens are counted where they are needed; what is known beforehand can be more than there are.
+COUNTING_IS_FREE = frozenset({"cpu"})
 
 
 class StepSettings(NamedTuple):
@@ -48,6 +59,8 @@ class Text(Protocol):
     input_ids: Tensor  # (B, L)
     attention_mask: Tensor  # (B, L), 1 = token
     attribute_ids: Tensor  # (B, L), 0 = none, k = k-th chunk
+    num_tokens: Tensor | None  # (B,), on the CPU
+    num_in_chunks: Tensor | None  # (B,), on the CPU
 
 
 class Samples(Protocol):
@@ -69,9 +82,11 @@ def prepare_step(
     num_pairs = math.ceil(len(image_1) * settings.cross_modal_share)
     own_ids, own_mask = samples.text_1.input_ids[:num_pairs], samples.text_1.attention_mask[:num_pairs]
     weak_ids, weak_mask = samples.text_2.input_ids, samples.text_2.attention_mask
+    counts = None if own_ids.device.type in COUNTING_IS_FREE else token_counts(samples, num_pairs)
     features, momentum_image = momentum_encoder.encode_image(image_2)
-    momentum_text = momentum_encoder.encode_text(weak_ids, weak_mask)
-    words = _word_targets(own_ids, own_mask, features.tokens[:num_pairs], momentum_encoder, settings)
+    momentum_text = momentum_encoder.encode_text(weak_ids, weak_mask, at_most=counts and counts.weak)
+    own_tokens = counts and counts.own
+    words = _word_targets(own_ids, own_mask, features.tokens[:num_pairs], momentum_encoder, settings, own_tokens)
     patches = None
     if "mae" in settings.tasks:
         num_patches = image_1.shape[-1] * image_1.shape[-2] // settings.patch_size**2
@@ -89,6 +104,7 @@ def prepare_step(
         mlm_ids=words.mlm_ids,
         mlm_places=words.mlm_places,
         mrtd_ids=words.mrtd_ids,
+        counts=counts,
     )
     targets = Targets(
         momentum_image,
@@ -101,6 +117,21 @@ def prepare_step(
     return inputs, targets
 
 
+def token_counts(samples: Samples, num_pairs: int) -> TokenCounts | None:
+    """For the first num_pairs samples; None where the samples come without their numbers."""
+    weak, own, chunks = samples.text_2.num_tokens, samples.text_1.num_tokens, samples.text_2.num_in_chunks
+    if weak is None or own is None or chunks is None:
+        return None
+    return TokenCounts(
+        weak=int(weak.sum()),
+        weak_first=int(weak[:num_pairs].sum()),
+        weak_longest=int(weak.max()),
+        chunks_first=int(chunks[:num_pairs].sum()),
+        chunks_most=int(chunks.max()),
+        own=int(own[:num_pairs].sum()),
+    )
+
+
 class _Words(NamedTuple):
     mlm_ids: Tensor | None = None  # (B, L)
     mlm_places: Tensor | None = None  # (M, 2)
@@ -111,25 +142,32 @@ class _Words(NamedTuple):
 
 
 def _word_targets(
-    ids: Tensor, mask: Tensor, image_tokens: Tensor, momentum_encoder: MomentumEncoder, settings: StepSettings
+    ids: Tensor,
+    mask: Tensor,
+    image_tokens: Tensor,
+    momentum_encoder: MomentumEncoder,
+    settings: StepSettings,
+    num_tokens: int | None,
 ) -> _Words:
     """One momentum pass over both masked versions of the captions: soft targets for mlm, new words for mrtd."""
     mask_some = partial(mask_tokens, vocab_size=settings.vocab_size, mask_id=settings.mask_id, cls_id=settings.cls_id)
+    num_words = None if num_tokens is None else num_tokens - len(ids)  # without [CLS]
     versions, places = [], []
     words = _Words()
     if "mlm" in settings.tasks:
         masked = mask_some(ids, mask, probability=settings.mlm_probability)
-        where = (masked.labels != IGNORED).nonzero()
+        most = None if num_words is None else most_masked(num_words, settings.mlm_probability)
+        where = places_of(masked.labels != IGNORED, most)
         words = words._replace(mlm_ids=masked.input_ids, mlm_places=where, mlm_labels=masked.labels[tuple(where.T)])
         versions.append(masked.input_ids)
         places.append(where)
     if "mrtd" in settings.tasks:
         masked = mask_some(ids, mask, probability=settings.mrtd_mask_probability)
         versions.append(masked.input_ids)
-        places.append(places_of_words(ids, mask, cls_id=settings.cls_id))
+        places.append(places_of_words(ids, mask, cls_id=settings.cls_id, at_most=num_words))
     if not versions:
         return words
-    logits = momentum_encoder.predict_tokens(versions, mask, image_tokens, places)
+    logits = momentum_encoder.predict_tokens(versions, mask, image_tokens, places, at_most=num_tokens)
     if "mlm" in settings.tasks:
         words = words._replace(mlm_logits=logits[0])
     if "mrtd" in settings.tasks:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bert_layers import BertSizes, Embeddings, Layer, MaskedLanguageHead
-from models.packing import Packing
+from models.packing import Packing, Places
 from utils.errors import UserError
 
 INIT_STD = 0.02
@@ -20,7 +20,7 @@ INIT_STD = 0.02
 
 class TextFeatures(NamedTuple):
     pooled: Tensor  # (R, D), the [CLS] token
-    tokens: Tensor  # (R, L, D), [CLS] included; 0 in the padding
+    tokens: Tensor  # (R, L, D), [CLS] included; 0 in the padding and where not wanted
 
 
 class BertEncoder(nn.Module):
@@ -67,30 +67,49 @@ class TextEncoder(nn.Module):
         self.cls = PretrainingHeads(sizes, self.bert.embeddings.word_embeddings.weight)
         self.apply(_init_weights)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> TextFeatures:
-        """Text mode: input_ids and attention_mask (R, L), 1 = token, 0 = padding."""
-        packing = Packing(attention_mask)
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, *, at_most: int | None = None, wanted: Places | None = None
+    ) -> TextFeatures:
+        """Text mode: input_ids and attention_mask (R, L), 1 = token. Both options: as in cross_modal."""
+        packing = Packing(attention_mask, at_most)
         hidden = self.bert.embeddings(input_ids, packing)
-        for layer in self.bert.encoder.layer[: self.fusion_layer]:
-            hidden = layer(hidden, packing)
-        tokens = packing.pad(hidden)
+        tokens = self._run(self.bert.encoder.layer[: self.fusion_layer], hidden, packing, wanted)
         return TextFeatures(tokens[:, 0], tokens)
 
     def cross_modal(
-        self, input_ids: Tensor, attention_mask: Tensor, image_tokens: Tensor, image_index: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        image_tokens: Tensor,
+        image_index: Tensor | None = None,
+        *,
+        own_images: int | None = None,
+        at_most: int | None = None,
+        wanted: Places | None = None,
     ) -> Tensor:
         """Cross-modal mode: (R, L, D), 0 in the padding.
 
         Args:
             input_ids, attention_mask: (R, L).
             image_tokens: (I, K, image_width), class token first.
-            image_index: (R,) the image of each row; None where row r goes with image r.
+            image_index: (S,) the images of the last S rows. The rows before them go with the images one by one, or
+            own_images: with so many first images, over and over: row r with image r % own_images.
+            at_most: number of tokens, or more, as in `models.packing.Places`.
+            wanted: places whose hidden states are needed ([CLS], say); the others are 0. The last layer skips them.
         """
-        packing = Packing(attention_mask)
+        packing = Packing(attention_mask, at_most)
         hidden = self.bert.embeddings(input_ids, packing)
-        for layer in self.bert.encoder.layer:
-            hidden = layer(hidden, packing, image_tokens, image_index)
-        return packing.pad(hidden)
+        return self._run(self.bert.encoder.layer, hidden, packing, wanted, image_tokens, image_index, own_images)
+
+    def _run(
+        self, layers: nn.ModuleList, hidden: Tensor, packing: Packing, wanted: Places | None, *images: Any
+    ) -> Tensor:
+        """Layers on packed tokens (T, D) -> (R, L, D); images: as the layers take them."""
+        images = images or (None, None, None)
+        last = None if wanted is None else Packing(wanted.mask, wanted.at_most)
+        for layer in layers[:-1]:
+            hidden = layer(hidden, packing, *images)
+        return (last or packing).pad(layers[-1](hidden, packing, *images, last))
 
     def before_images(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The part of cross-modal mode that no image can change, up to the first cross-attention.

@@ -50,10 +50,18 @@ def test_evaluation_batches():
     assert captions.person_id.tolist() == [9, 3]
 
 
-def test_to_device_reaches_every_tensor():
+def test_counts_of_tokens_come_with_a_batch():
+    texts = [tokens(101, 7, 8, attributes=[0, 1, 1]), tokens(101), tokens(101, 5, attributes=[0, 2])]
+    batch = collate([CaptionBatch(text, torch.tensor(0)) for text in texts]).text
+    assert batch.num_tokens.tolist() == [3, 1, 2] == batch.attention_mask.sum(dim=1).tolist()
+    assert batch.num_in_chunks.tolist() == [2, 0, 1]
+
+
+def test_to_device_reaches_every_tensor_but_the_counts():
     batch = collate([train_sample(1, tokens(101), tokens(101))])
     moved = to_device(batch, "meta")
     assert isinstance(moved, TrainBatch)
     assert isinstance(moved.text_2, Tokens)
-    assert {tensor.device.type for tensor in (*moved[:2], *moved.text_1, *moved.text_2, *moved[4:])} == {"meta"}
+    assert {tensor.device.type for tensor in (*moved[:2], *moved.text_1[:3], *moved.text_2[:3], *moved[4:])} == {"meta"}
+    assert {tensor.device.type for tensor in (*moved.text_1[3:], *moved.text_2[3:])} == {"cpu"}
     assert moved.image_1.shape == batch.image_1.shape

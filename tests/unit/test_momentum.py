@@ -49,7 +49,7 @@ def test_word_embedding_moves_once_though_two_modules_hold_it(debug_config):
 def test_without_dropout_even_where_training_is_asked_for(debug_config):
     model = build_model(debug_config(*DROPOUT)).train()
     copy = MomentumEncoder(model, momentum=0.9).train()
-    image, ids = torch.randn(2, 3, 32, 32), torch.randint(5, 20, (2, 9))
+    image, ids = torch.randn(32, 3, 32, 32), torch.randint(5, 20, (2, 9))  # so many that some branch is dropped
     mask = torch.ones_like(ids)
     assert not any(module.training for module in copy.modules())
     assert torch.equal(copy.encode_image(image)[1], copy.encode_image(image)[1])

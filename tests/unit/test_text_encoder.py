@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from models.bert_layers import BertSizes
+from models.packing import Places
 from models.text_encoder import TextEncoder
 
 SIZES = BertSizes(
@@ -63,3 +64,29 @@ def test_errors():
         encoder(fusion_layer=5)
     with pytest.raises(ValueError, match=r"7 tokens, but the text encoder has 6 positions: lower dataset\.max_words"):
         encoder()(torch.ones(1, 7, dtype=torch.long), torch.ones(1, 7, dtype=torch.long))
+
+
+MASK = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 1, 0]])
+EXACT = {"rtol": 1e-12, "atol": 1e-12}  # float64
+
+
+def test_rows_share_images_in_turn_and_the_last_ones_choose():
+    model, images = encoder().double(), torch.randn(3, 4, 5, dtype=torch.float64)
+    ids = torch.randint(1, 20, (5, 3)) * MASK
+    one_by_one = model.cross_modal(ids, MASK, images, torch.tensor([0, 1, 0, 1, 2]))
+    torch.testing.assert_close(
+        model.cross_modal(ids, MASK, images, torch.tensor([2]), own_images=2), one_by_one, **EXACT
+    )
+
+
+@pytest.mark.parametrize("at_most", [None, 5, 9])
+def test_what_is_wanted_is_as_ever_and_the_rest_is_zero(at_most):
+    model, images = encoder().double(), torch.randn(5, 4, 5, dtype=torch.float64)
+    ids = torch.randint(1, 20, (5, 3)) * MASK
+    wanted = torch.tensor([[1, 0, 1], [1, 0, 0], [0, 0, 0], [0, 1, 0], [0, 1, 0]])
+    for run in (
+        lambda **options: model.cross_modal(ids, MASK, images, **options),
+        lambda **o: model(ids, MASK, **o).tokens,
+    ):
+        some = run(wanted=Places(wanted, at_most), at_most=None if at_most is None else at_most + 6)
+        torch.testing.assert_close(some, run() * wanted[..., None], **EXACT)
