@@ -3,18 +3,18 @@
     python -m bench.loader [--sizes 224 384x128] [--workers 0 2] [--root DIR] [--needed IMAGES_PER_SECOND]
 
 images/s counts training samples, as the training log does: a picture in two views, each flipped or not, and two
-captions. A picture comes again for every caption of it. The ways, all through the project's train loader:
+captions; a picture comes again for every caption of it. The ways, all through the project's train loader:
 
 - PIL: PilSet below, the straightforward way, with uint8 pixels like ours. The ratios refer to it.
-- PIL twice: the same, but the whole transform for each view, float and normalised, as RaSa's published code has it.
+- PIL twice: the same with the whole transform for each view, float and normalised, as in RaSa's published code.
 - files: ours with dataset.cache=false.
 - cache, first: ours with it, after the system dropped the cache file from its memory (but for one batch's pages).
 - cache: the same from the system's memory.
 
-Processes run already when the clock starts. All take turns and the shortest of --repeats passes counts, but "first" has
-one. Every process works with one thread and keeps freed memory, as in training, so 0 workers give the rate of a core.
-Pictures are JPEG files, drawn (the benchmarks' are about 128x64 to 400x150) or from --root, where nothing is written.
-Pixels are compared before any flip, in 1/255.
+The clock starts when loader processes run. All take turns, the shortest of --repeats passes counts ("first" has one).
+As in training, each process keeps freed memory; each has one thread, so 0 workers give the rate of a core. Pictures are
+JPEG files, drawn (the benchmarks' are about 128x64 to 400x150) or from --root, where nothing is written. Pixels are
+compared before any flip, in 1/255.
 """
 
 import argparse
@@ -29,9 +29,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import BertTokenizer
 
 from bench.timing import seconds_of, take_turns
@@ -47,9 +47,13 @@ from utils.allocator import keep_freed_memory
 from utils.log import one_line_errors, set_up_logging
 
 MAX_WORDS = 90
-IMAGES_PER_PERSON, CAPTIONS_PER_IMAGE = 4, 2
 WAYS = ("PIL", "PIL twice", "files", "cache, first", "cache")
 Size = tuple[int, int]  # height and width in px
+
+
+def size_of(text: str) -> Size:
+    height, _, width = text.partition("x")
+    return int(height), int(width or height)
 
 
 class Data(NamedTuple):
@@ -100,45 +104,34 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     columns = ["px", "workers", "way", "images/s", "times PIL"] + ["times needed"] * bool(args.needed)
-    table = Table(*columns, title=f"{os.cpu_count()} CPUs, batches of {args.batch_size}", title_justify="left")
-    notes = []
+    table = Table(*columns, title=f"samples, {args.batch_size} a batch, {os.cpu_count()} CPUs", title_justify="left")
     with tempfile.TemporaryDirectory() as name:
-        data = read_data(args, Path(name))
+        data, notes = read_data(args, Path(name)), []
         for size in args.sizes:
             notes.append(build_cache(data, size, max(args.workers)))
             for workers in args.workers:
                 rates = measure(data, size, workers, args)
                 for way in WAYS:
-                    ratios = [rates[way] / other for other in (rates["PIL"], args.needed) if other]
-                    cells = [f"{rates[way]:,.0f}", *(f"{ratio:.2f}" for ratio in ratios)]
-                    table.add_row("x".join(map(str, size)), str(workers), way, *cells)
+                    ratios = [f"{rates[way] / other:.2f}" for other in (rates["PIL"], args.needed) if other]
+                    table.add_row(f"{size[0]}x{size[1]}", str(workers), way, f"{rates[way]:,.0f}", *ratios)
             table.add_section()
     Console(highlight=False, soft_wrap=True).print(table, *notes, sep="\n")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    add = partial(parser.add_argument, help="default: %(default)s")
-    text = "of the model's input in px, one number for squares or HEIGHTxWIDTH (default: 224 384x128)"
+    add = parser.add_argument
+    text = "of the model's input in px, SIDE or HEIGHTxWIDTH (default: 224 384x128)"
     add("--sizes", type=size_of, nargs="+", default=[(224, 224), (384, 128)], metavar="PX", help=text)
-    text = "loader processes, 0 = this one (default: 0)"
-    add("--workers", type=int, nargs="+", default=[0], metavar="N", help=text)
-    text = "rate at which a training step takes samples (images/s in its log), to compare with"
-    add("--needed", type=float, metavar="IMAGES_PER_SECOND", help=text)
+    add("--workers", type=int, nargs="+", default=[0], metavar="N", help="loader processes, 0 = none (default: 0)")
+    add("--needed", type=float, metavar="IMAGES_PER_SECOND", help="what a training step takes, to compare with")
     add("--root", type=Path, help="take pictures of the train split of this prepared benchmark instead of drawing them")
-    add("--pictures", type=int, default=512, metavar="N")
-    text = "height and largest width in px of drawn pictures; widths vary from three quarters of it (default: 256x128)"
-    add("--picture-size", type=size_of, default=(256, 128), metavar="HxW", help=text)
-    add("--batch-size", type=int, default=64, metavar="B")
-    text = "share of an epoch that the ways with PIL are measured on (default: %(default)s)"
-    add("--share", type=float, default=0.25, help=text)
+    add("--pictures", type=int, default=512, metavar="N", help="how many (default: %(default)s)")
+    add("--picture-size", type=size_of, default=(256, 128), metavar="HxW", help="of drawn ones (default: 256x128)")
+    add("--batch-size", type=int, default=64, metavar="B", help="samples (default: %(default)s)")
+    add("--share", type=float, default=0.25, help="of an epoch, for the ways with PIL (default: %(default)s)")
     add("--repeats", type=int, default=3, metavar="N", help="passes of each way (default: %(default)s)")
     return parser.parse_args()
-
-
-def size_of(text: str) -> Size:
-    height, _, width = text.partition("x")
-    return int(height), int(width or height)
 
 
 def read_data(args: argparse.Namespace, folder: Path) -> Data:
@@ -148,12 +141,10 @@ def read_data(args: argparse.Namespace, folder: Path) -> Data:
         (folder / "imgs").symlink_to((args.root / "imgs").resolve())
         records = records[:: max(1, len(records) // args.pictures)][: args.pictures]
     else:
-        people = {"train": -(-args.pictures // IMAGES_PER_PERSON)}
-        counts = {"images_per_person": IMAGES_PER_PERSON, "captions_per_image": CAPTIONS_PER_IMAGE}
-        generate(folder, benchmark="CUHK-PEDES", people=people, **counts, seed=0, size_px=args.picture_size, workers=1)
+        counts = {"people": {"train": -(-args.pictures // 4)}, "images_per_person": 4, "captions_per_image": 2}
+        generate(folder, benchmark="CUHK-PEDES", **counts, seed=0, size_px=args.picture_size, workers=1)
         records = [parse_record(entry, "file_path") for entry in read_json_list(folder / "reid_raw.json")]
-    records = sorted(records, key=lambda record: record.person_id)
-    return Data(folder, records, load_tokenizer("bert-base-uncased"))
+    return Data(folder, sorted(records, key=lambda record: record.person_id), load_tokenizer("bert-base-uncased"))
 
 
 def build_cache(data: Data, size: Size, workers: int) -> str:
@@ -162,30 +153,29 @@ def build_cache(data: Data, size: Size, workers: int) -> str:
     begin = time.perf_counter()
     images, _ = open_images(paths, size, cache_dir=cache_dir, split="train", on_bad_image="error", workers=workers)
     seconds = time.perf_counter() - begin
-    own = (v2.functional.pil_to_tensor(plain.picture(path)) for path in paths)
-    differences = torch.stack([(image.int() - other.int()).abs().byte() for image, other in zip(images, own)])
+    pairs = zip(images, map(plain.picture, paths), strict=True)
+    differences = torch.stack([(ours.int() - pil_to_tensor(pil).int()).abs().byte() for ours, pil in pairs])
     largest, mean = int(differences.max()), int(differences.sum()) / differences.numel()
-    jpeg, cache = sum(path.stat().st_size for path in paths), images.path.stat().st_size
+    files, cache = sum(path.stat().st_size for path in paths), images.path.stat().st_size
     return (
-        f"cache {size[0]}x{size[1]}: {len(paths)} pictures, {jpeg / 1e6:.1f} MB as files and {cache / 1e6:.1f} MB in "
+        f"cache {size[0]}x{size[1]}: {len(paths)} pictures, {files / 1e6:.1f} MB as files and {cache / 1e6:.1f} MB in "
         f"the cache, made in {seconds:.2f} s; differs from PIL by {largest} at most, {mean:.4f} in the mean"
     )
 
 
 def measure(data: Data, size: Size, workers: int, args: argparse.Namespace) -> dict[str, float]:
     """Samples per second of each way."""
-    settings = {"tokenizer": data.tokenizer, "image_size": size, "max_words": MAX_WORDS, "workers": workers}
-    ours = partial(load_train_set, data.folder, data.records, **settings, weak_positive_probability=0.1)
-    load = partial(ours, on_bad_image="error", seed=0)
+    settings = {"tokenizer": data.tokenizer, "image_size": size, "max_words": MAX_WORDS, "workers": workers, "seed": 0}
+    ours = partial(load_train_set, data.folder, data.records, weak_positive_probability=0.1, on_bad_image="error")
     build = partial(build_train_loader, batch_size=args.batch_size, workers=workers, seed=0)
-    cached_set = load(cache=True)
-    cached = build(cached_set)
+    cached_set, decoded_set = (ours(cache=cache, **settings) for cache in (True, False))
+    cached, decoded = build(cached_set), build(decoded_set)
     whole = len(cached.batches)
     run(cached, 1)  # starts the processes
     forget(cached_set.images.path)
     seconds = {"cache, first": seconds_of(partial(run, cached, whole), "cpu")}
     plain, twice = build(PilSet(data, size)), build(PilSet(data, size, twice=True))
-    loaders = {"PIL": plain, "PIL twice": twice, "files": build(load(cache=False)), "cache": cached}
+    loaders = {"PIL": plain, "PIL twice": twice, "files": decoded, "cache": cached}
     batches = {way: max(1, round(args.share * whole)) if way.startswith("PIL") else whole for way in WAYS}
     runs = {way: partial(run, loader, batches[way]) for way, loader in loaders.items()}
     seconds |= take_turns(runs, args.repeats, "cpu")
@@ -201,7 +191,7 @@ def run(loader: TrainLoader, batches: int) -> None:
 
 def forget(path: Path) -> None:
     """Drop from the system's memory what it holds of a file, except pages that a process has mapped."""
-    with path.open("rb") as file:
+    with path.open() as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 

@@ -56,7 +56,12 @@ class CaptionBatch(NamedTuple):
 
 
 def collate(samples: Sequence[Any]) -> Any:
-    """Batch of samples of one kind: tensors stacked, texts padded to the longest, named tuples field by field."""
+    """Batch of samples of one kind: tensors stacked, texts padded to the longest, named tuples field by field.
+
+    A batch that its set has made already is returned as it is.
+    """
+    if isinstance(samples, TrainBatch):
+        return samples
     first = samples[0]
     if isinstance(first, Tensor):
         return torch.stack(list(samples))

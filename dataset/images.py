@@ -119,6 +119,15 @@ class CachedImages:
     def __getitem__(self, index: int) -> Tensor:
         return torch.from_numpy(np.array(self.pixels[index]))
 
+    def batch(self, indices: Sequence[int], flipped: Sequence[bool]) -> Tensor:
+        """(B, 3, H, W), mirrored where flipped says so: copied once, from the map into the batch."""
+        pictures = torch.empty((len(indices), *self.shape[1:]), dtype=torch.uint8)
+        for picture, index, is_flipped in zip(pictures, indices, flipped, strict=True):
+            picture.numpy()[:] = self.pixels[index]
+            if is_flipped:
+                picture.copy_(picture.flip(-1))
+        return pictures
+
 
 def open_images(
     paths: Sequence[Path],

@@ -3,17 +3,21 @@
 The order of an epoch depends on (seed, epoch) alone. B = batch_size rows per process.
 """
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from dataset.batches import collate
-from dataset.images import single_thread
+from dataset.batches import TrainBatch, collate
+from dataset.images import CachedImages, single_thread
 from dataset.person_search import CaptionSet, GallerySet, TrainSet
 from utils.errors import UserError
+
+BATCHES_AHEAD = 2
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -53,15 +57,39 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             yield [(epoch, int(row)) for row in order[first : first + self.batch_size]]
 
 
+class Ahead:
+    """A loader without processes, whose batches a thread makes while the ones before are worked on."""
+
+    def __init__(self, batches: DataLoader) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[TrainBatch]:
+        batches = iter(self.batches)
+        device = torch.cuda.current_device() if torch.cuda.is_available() else None
+        with ThreadPoolExecutor(1, initializer=_start_thread, initargs=(device,)) as thread:
+            waiting = deque(thread.submit(next, batches, None) for _ in range(BATCHES_AHEAD))
+            while (batch := waiting.popleft().result()) is not None:
+                waiting.append(thread.submit(next, batches, None))
+                yield batch
+
+
+def _start_thread(device: int | None) -> None:
+    if device is not None:
+        torch.cuda.set_device(device)  # of this process: pages are pinned for the thread's device, else the first one
+
+
 class TrainLoader(NamedTuple):
     """Batches of one process: `for batch in loader.batches` after `loader.sampler.set_position(epoch)`."""
 
-    batches: DataLoader  # yields TrainBatch
+    batches: DataLoader | Ahead  # yields TrainBatch
     sampler: EpochBatches
 
 
 class EvalLoaders(NamedTuple):
-    """Batches of one process, in order: put together rank by rank, the processes' results are in the sets' order."""
+    """All rows in the sets' order, on every process; each takes its share of them (utils/retrieval.py)."""
 
     gallery: DataLoader  # yields ImageBatch
     captions: DataLoader  # yields CaptionBatch
@@ -72,9 +100,12 @@ def build_train_loader(
 ) -> TrainLoader:
     """Loader with `workers` processes that stay alive over the epochs; 0 = read in this process.
 
+    With cached images a thread does it instead: to copy them takes less than to hand them over from another process.
     Raises: UserError if the set is smaller than one batch of all processes.
     """
     sampler = EpochBatches(len(train_set), batch_size, seed=seed, rank=rank, world_size=world_size)
+    in_thread = workers > 0 and isinstance(train_set, TrainSet) and isinstance(train_set.images, CachedImages)
+    workers = 0 if in_thread else workers
     loader = DataLoader(
         train_set,
         batch_sampler=sampler,
@@ -85,29 +116,18 @@ def build_train_loader(
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # torch's own must not move, or a resumed run would draw other masks and negatives
     )
-    return TrainLoader(loader, sampler)
+    return TrainLoader(Ahead(loader) if in_thread else loader, sampler)
 
 
-def build_eval_loaders(
-    gallery: GallerySet,
-    captions: CaptionSet,
-    *,
-    batch_size: int,
-    workers: int,
-    rank: int = 0,
-    world_size: int = 1,
-) -> EvalLoaders:
-    """Loaders over this process's consecutive share of each set, nothing dropped. Captions need no processes."""
-    return EvalLoaders(
-        _in_order(gallery, batch_size, workers, rank, world_size),
-        _in_order(captions, batch_size, 0, rank, world_size),
-    )
+def build_eval_loaders(gallery: GallerySet, captions: CaptionSet, *, batch_size: int, workers: int) -> EvalLoaders:
+    """Loaders over both sets, nothing dropped. Captions need no processes."""
+    return EvalLoaders(_in_order(gallery, batch_size, workers), _in_order(captions, batch_size, 0))
 
 
-def _in_order(rows: GallerySet | CaptionSet, batch_size: int, workers: int, rank: int, world_size: int) -> DataLoader:
-    share: Dataset = Subset(rows, torch.arange(len(rows)).tensor_split(world_size)[rank].tolist())
+def _in_order(rows: GallerySet | CaptionSet, batch_size: int, workers: int) -> DataLoader:
+    whole: Dataset = Subset(rows, range(len(rows)))
     return DataLoader(
-        share,
+        whole,
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=collate,

@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 from transformers import BertTokenizer
 
 from dataset.attributes import Chunks, chunk_ids, find_chunks
-from dataset.batches import CaptionBatch, ImageBatch, Tokens, TrainBatch
+from dataset.batches import CaptionBatch, ImageBatch, Tokens, TrainBatch, collate
 from dataset.captions import clean_caption
-from dataset.images import BadImage, Images, OnBadImage, find_readable, open_images
+from dataset.images import BadImage, CachedImages, Images, OnBadImage, find_readable, open_images
 from dataset.records import Record
 from dataset.tokenizer import encode_all
 from utils.errors import UserError
@@ -39,6 +39,18 @@ class EncodedCaptions(NamedTuple):
         attribute_ids = torch.from_numpy(self.attribute_ids[place].astype(np.int64))
         return Tokens(input_ids, torch.ones_like(input_ids), attribute_ids)
 
+    def batch(self, captions: np.ndarray) -> Tokens:
+        """What collate makes of several captions (B,)."""
+        start, length = self.start[captions], self.start[captions + 1] - self.start[captions]
+        column = np.arange(length.max())
+        is_token = column < length[:, None]  # (B, L)
+        place = (start[:, None] + column)[is_token]
+        input_ids, attribute_ids = np.zeros((2, *is_token.shape), np.int64)
+        input_ids[is_token], attribute_ids[is_token] = self.input_ids[place], self.attribute_ids[place]
+        num_in_chunks = np.count_nonzero(attribute_ids, axis=1)
+        columns = (input_ids, is_token.astype(np.int64), attribute_ids, length, num_in_chunks)
+        return Tokens(*map(torch.from_numpy, columns))
+
 
 def encode_captions(
     captions: Sequence[str], chunks: Sequence[Chunks], tokenizer: BertTokenizer, max_tokens: int
@@ -58,6 +70,14 @@ class TrainRows(NamedTuple):
     image: np.ndarray  # number of the image
     caption: np.ndarray  # number of the cleaned caption; equal texts have equal numbers
     person: np.ndarray  # 0..people-1
+
+
+class Draw(NamedTuple):
+    """What chance decides about a row in an epoch."""
+
+    flip_1: bool
+    flip_2: bool
+    other: int  # number of the caption that is text_2
 
 
 class TrainSet(Dataset[TrainBatch]):
@@ -103,11 +123,25 @@ class TrainSet(Dataset[TrainBatch]):
                 self._warn_once(str(error))
         raise BadImage("no image of the training set can be read")
 
+    def __getitems__(self, places: Sequence[tuple[int, int]]) -> TrainBatch:
+        """What collate makes of the samples of the places; loaders ask for this. Faster where the images are cached."""
+        if not isinstance(self.images, CachedImages):
+            return collate([self[place] for place in places])
+        draws = [self._draw(epoch, row) for epoch, row in places]
+        rows = np.array([row for _, row in places])
+        images = self.rows.image[rows]
+        own, other = self.rows.caption[rows], np.array([draw.other for draw in draws])
+        return TrainBatch(
+            image_1=self.images.batch(images, [draw.flip_1 for draw in draws]),
+            image_2=self.images.batch(images, [draw.flip_2 for draw in draws]),
+            text_1=self.captions.batch(own),
+            text_2=self.captions.batch(other),
+            person_id=torch.from_numpy(self.rows.person[rows]),
+            replaced=torch.from_numpy((own != other).astype(np.int64)),
+        )
+
     def _sample(self, epoch: int, row: int) -> TrainBatch:
-        random = np.random.default_rng([self.seed, epoch, row])
-        flip_1, flip_2, replace = random.random(3) < (0.5, 0.5, self.weak_positive_probability)
-        own = self.rows.caption[row]
-        other = self._any_caption_of_person(self.rows.person[row], random) if replace else own
+        own, (flip_1, flip_2, other) = self.rows.caption[row], self._draw(epoch, row)
         image = self.images[int(self.rows.image[row])]  # (3, H, W)
         flipped = image.flip(-1) if flip_1 or flip_2 else image
         return TrainBatch(
@@ -118,6 +152,12 @@ class TrainSet(Dataset[TrainBatch]):
             person_id=torch.tensor(int(self.rows.person[row])),
             replaced=torch.tensor(int(own != other)),
         )
+
+    def _draw(self, epoch: int, row: int) -> Draw:
+        random = np.random.default_rng([self.seed, epoch, row])
+        flip_1, flip_2, replace = random.random(3) < (0.5, 0.5, self.weak_positive_probability)
+        other = self._any_caption_of_person(self.rows.person[row], random) if replace else self.rows.caption[row]
+        return Draw(bool(flip_1), bool(flip_2), int(other))
 
     def _any_caption_of_person(self, person: int, random: np.random.Generator) -> int:
         """Every caption as often as it is annotated, the own one included (as in RaSa, arXiv:2305.13653)."""

@@ -1,12 +1,14 @@
 """Which rows come in which batch: seeds, processes, ranks, resuming."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 
 from dataset.batches import CaptionBatch, ImageBatch, TrainBatch
-from dataset.images import BadImage
-from dataset.loaders import EpochBatches, build_eval_loaders, build_train_loader
+from dataset.images import BadImage, CachedImages
+from dataset.loaders import Ahead, EpochBatches, build_eval_loaders, build_train_loader
 from dataset.person_search import CaptionSet, EncodedCaptions, GallerySet, TrainRows, TrainSet
 
 ROWS = 23
@@ -131,11 +133,29 @@ def test_evaluation_is_complete_and_in_order(workers):
     assert_equal(torch.cat([batch.person_id for batch in queries]), texts.person_id)
 
 
-def test_ranks_evaluate_consecutive_shares():
-    gallery, texts = eval_sets()
-    shares = [build_eval_loaders(gallery, texts, batch_size=4, workers=0, rank=rank, world_size=3) for rank in range(3)]
-    images = torch.cat([batch.person_id for share in shares for batch in share.gallery])
-    queries = torch.cat([batch.person_id for share in shares for batch in share.captions])
-    assert_equal(images, gallery.person_id)
-    assert_equal(queries, texts.person_id)
-    assert {len(share.gallery.dataset) for share in shares} == {7, 8}
+def cached_set(folder):
+    np.random.default_rng(0).integers(0, 256, (ROWS, 3, 2, 2), dtype=np.uint8).tofile(folder / "train.u8")
+    numbers = np.arange(ROWS)
+    rows = TrainRows(image=numbers, caption=numbers, person=numbers // 4)
+    images = CachedImages(folder / "train.u8", ROWS, (2, 2))
+    return TrainSet(images, captions(), rows, weak_positive_probability=0.5, seed=1, on_bad_image="error")
+
+
+def test_a_thread_makes_the_same_batches_of_cached_images(tmp_path):
+    alone = build_train_loader(cached_set(tmp_path), batch_size=4, workers=0, seed=0)
+    ahead = build_train_loader(cached_set(tmp_path), batch_size=4, workers=2, seed=0)
+    assert isinstance(ahead.batches, Ahead)
+    for epoch in (0, 1):
+        assert_equal(epoch_of(ahead, epoch, start_batch=1), epoch_of(alone, epoch, start_batch=1))
+    ahead.sampler.set_position(2)
+    next(iter(ahead.batches))  # an epoch left early ends its thread
+    assert_equal(epoch_of(ahead, 2), epoch_of(alone, 2))
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+
+def test_a_failing_batch_reaches_the_caller_of_a_thread(tmp_path):
+    data = cached_set(tmp_path)
+    loader = build_train_loader(data, batch_size=4, workers=2, seed=0)
+    (tmp_path / "train.u8").unlink()
+    with pytest.raises(FileNotFoundError):
+        epoch_of(loader, 0)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from dataset import attributes
 from dataset.attributes import Parser
+from dataset.batches import collate
 from dataset.captions import clean_caption
 from dataset.images import BadImage
 from dataset.person_search import encode_captions, load_eval_sets, load_train_set
@@ -273,3 +274,13 @@ def test_cached_and_decoded_samples_are_equal(root, tokenizer):
     cached, decoded = train_set(root, tokenizer, cache=True), train_set(root, tokenizer)
     for row in range(5):
         assert torch.equal(cached[0, row].image_2, decoded[0, row].image_2)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_batch_is_what_collate_makes_of_its_samples(root, tokenizer, cache):
+    data = train_set(root, tokenizer, cache=cache)
+    for epoch in range(8):
+        places = [(epoch, row) for row in (3, 0, 4, 1, 1)]
+        batch, expected = data.__getitems__(places), collate([data[place] for place in places])
+        torch.testing.assert_close(batch, expected, rtol=0, atol=0)
+        assert collate(batch) is batch
