@@ -43,6 +43,7 @@ from utils.train_loop import (
     LossReader,
     Run,
     TrainingBar,
+    alpha_at,
     finish_epoch,
     is_stale,
     log_step,
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = args.output or Path("output") / args.config.stem
     path = gather_objects(checkpoint_to_resume(folder, args.resume))[0]  # one decision, before anything is written
     resumed = read_state(path, config, world_size=process.world_size) if path else None
-    open_run_folder(None if args.check else folder, config, is_main=process.is_main, resumed=resumed is not None)
+    open_run_folder(None if args.check else folder, config, is_main=process.is_main, resumed=path)
     if config.debug.deterministic:
         make_deterministic()
     torch.autograd.set_detect_anomaly(config.debug.detect_anomaly)
@@ -180,8 +181,7 @@ def train_epoch(state: TrainState, run: Run) -> None:
         for batch in batches:
             if run.must_stop(state):
                 break
-            warm_up = min(1.0, state.step / len(sampler)) if run.config.losses.warm_up else 1.0
-            alpha = run.config.losses.alpha * warm_up
+            alpha = alpha_at(state.step, len(sampler), run.config.losses.alpha, run.config.losses.warm_up)
             batch = to_device(batch, run.process.device, True)
             losses = train_step(state, run.online, batch, alpha, run.config, run.settings)
             reader.read(state.step, losses)
@@ -209,7 +209,8 @@ def train_step(
 ) -> dict[str, Tensor]:
     """One optimiser step, over train.accumulate parts of the batch one after the other.
 
-    Returns: detached scalar losses by key, with their weighted sum as "total".
+    Returns: detached scalar losses by key, with their weighted sum as "total"; averaged over the processes they are
+    those of the whole batch (`utils.train_loop.shares_of`).
     """
     device, weights = batch.person_id.device, vars(config.losses.weights)
     parts = split(batch, config.train.accumulate)
@@ -262,13 +263,13 @@ def compute_losses(
     settings: StepSettings,
     candidates: Mapping[str, Tensor] = NO_OTHERS,
 ) -> dict[str, Tensor]:
-    """One pure function per loss of weight > 0; a pair is a positive, a text with a wrong image, or the reverse.
+    """One pure function per loss of weight > 0; a pair is a positive, an image with a wrong text, or the reverse.
 
     candidates: what itc compares with where that is more than the batch, as `contrastive_loss` names it.
     """
     num_pairs = len(inputs.own_attention_mask)  # all losses but itc see so many of the batch
     is_match = torch.arange(3 * num_pairs, device=batch.person_id.device) < num_pairs
-    drawn = torch.cat([is_match[:num_pairs], output.negatives.image_valid, output.negatives.text_valid])
+    drawn = torch.cat([is_match[:num_pairs], output.negatives.text_valid, output.negatives.image_valid])
     compute = {
         "itc": lambda: contrastive_loss(
             output.image_embedding,

@@ -27,6 +27,7 @@ from torchvision.transforms.v2.functional import resize
 
 from utils.errors import UserError
 from utils.log import progress
+from utils.signals import heed_parent
 
 logger = logging.getLogger(__name__)
 
@@ -165,9 +166,10 @@ def find_readable(paths: Sequence[Path], size: tuple[int, int], *, on_bad_image:
     return _without(bad, len(paths), on_bad_image)
 
 
-def single_thread(worker: int) -> None:
+def start_worker(worker: int) -> None:
     """Start of a loader process: as many processes as cores leave one thread for each."""
     torch.set_num_threads(1)
+    heed_parent()
 
 
 def _without(bad: dict[int, str], count: int, on_bad_image: OnBadImage) -> list[int]:
@@ -246,7 +248,7 @@ def _decode_all(
         _Attempts(DecodedImages(paths, size)),
         batch_size=PICTURES_AT_A_TIME,
         num_workers=workers,
-        worker_init_fn=single_thread,
+        worker_init_fn=start_worker,
     )
     batches = iter(loader)  # starts the processes, which should not inherit the thread of a progress bar
     first = 0

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from dataset.batches import TrainBatch, collate
-from dataset.images import CachedImages, single_thread
+from dataset.images import CachedImages, start_worker
 from dataset.person_search import CaptionSet, GallerySet, TrainSet
 from utils.errors import UserError
 
@@ -111,7 +111,7 @@ def build_train_loader(
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=collate,
-        worker_init_fn=single_thread,
+        worker_init_fn=start_worker,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # torch's own must not move, or a resumed run would draw other masks and negatives
@@ -131,7 +131,7 @@ def _in_order(rows: GallerySet | CaptionSet, batch_size: int, workers: int) -> D
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=collate,
-        worker_init_fn=single_thread,
+        worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # torch's own must not move, or a resumed run would draw other masks and negatives
     )

@@ -1,5 +1,6 @@
 """Requests to stop, SIGTERM and SIGINT: a run ends at its next step and saves, rather than in the middle of one."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -71,10 +72,25 @@ class StopSignals:
 def hidden_from_children() -> Iterator[None]:
     """Processes started inside never see the stop signals, which a terminal or a batch system sends to all at once.
 
-    Loader processes have to live until the step is finished; they end with their parent anyway.
+    Loader processes have to live until the step is finished; by `heed_parent` they end when their parent asks.
     """
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def heed_parent() -> None:
+    """In a process started within `hidden_from_children`: end on a SIGTERM of the parent, and of nobody else.
+
+    A parent that ends with an error terminates its loader processes and waits for them, for ever if they do not hear.
+    """
+    if signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()) and hasattr(signal, "sigwaitinfo"):
+        threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _wait_for_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
