@@ -18,8 +18,7 @@ from rich.console import Console
 from gallery import Answer, Gallery
 from gallery.build import Report, Request, add_images, build_index, remove_images
 from gallery.calibration import calibrate
-from gallery.calibration_file import FILE as CALIBRATION_FILE
-from gallery.calibration_file import OrderCalibration
+from gallery.calibration_file import OrderCalibration, calibration_path
 from gallery.service_audit import AuditLog
 from gallery.show import as_json, as_table, verdict
 from utils.distributed import shutdown, start
@@ -45,6 +44,7 @@ def run_index(args: argparse.Namespace) -> None:
         paths=None if args.list is None else _lines(args.list),
         tokens=args.tokens,
         engine=args.engine,
+        prune=args.prune,
     )
     report = build_index(request, process)
     if process.is_main:
@@ -55,7 +55,8 @@ def run_index(args: argparse.Namespace) -> None:
 def run_add(args: argparse.Namespace) -> None:
     process = start()
     set_up_logging(is_main=process.is_main)
-    report = add_images(args.index, args.paths, process)
+    checkpoint = None if args.checkpoint is None else find_weights(args.checkpoint)
+    report = add_images(args.index, args.paths, process, checkpoint)
     if process.is_main:
         _print_report(report, args.index)
     shutdown()
@@ -64,7 +65,8 @@ def run_add(args: argparse.Namespace) -> None:
 def run_remove(args: argparse.Namespace) -> None:
     set_up_logging()
     count = remove_images(args.index, args.paths)
-    Console().print(f"{count} images removed; `search.py add` takes them in again", highlight=False)
+    done = f"{count} images removed; `search.py add` takes them in again" if args.paths else "nothing removed is left"
+    Console().print(done, highlight=False)
 
 
 def run_query(args: argparse.Namespace) -> None:
@@ -95,7 +97,7 @@ def run_calibrate(args: argparse.Namespace) -> None:
     checkpoint = find_weights(args.checkpoint)
     calibration = calibrate(checkpoint, args.config, args.root, process)
     if process.is_main:
-        path = checkpoint.parent / CALIBRATION_FILE
+        path = calibration_path(checkpoint)
         save_json(path, asdict(calibration))
         console = Console()
         for name, order in (("fast", calibration.fast), ("exact", calibration.exact)):
@@ -109,7 +111,14 @@ def run_serve(args: argparse.Namespace) -> None:
 
     set_up_logging()
     with closing(Gallery.open(args.index, checkpoint=args.checkpoint, engine=args.engine)) as gallery:
-        serve(gallery, host=args.host, port=args.port, token=args.token, audit_log=args.audit_log)
+        serve(
+            gallery,
+            host=args.host,
+            port=args.port,
+            token=args.token,
+            audit_log=args.audit_log,
+            trusted_proxy=args.trusted_proxy,
+        )
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -128,13 +137,17 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="auto",
         help="keep the images' tokens: much faster exact queries for much disk space (auto: if they fit well)",
     )
+    index.add_argument(
+        "--prune", action="store_true", help="also if most images are not found any more, or DIR is another folder"
+    )
 
     add = commands.add_parser("add", help="add images or folders below the folder that was indexed")
     add.set_defaults(run=run_add)
     remove = commands.add_parser("remove", help="remove images or folders; they stay out until they are added")
     remove.set_defaults(run=run_remove)
-    for command in (add, remove):
-        command.add_argument("paths", nargs="+", metavar="PATH", help="relative to the indexed folder, or absolute")
+    path_help = "relative to the indexed folder, or absolute"
+    add.add_argument("paths", nargs="+", metavar="PATH", help=path_help)
+    remove.add_argument("paths", nargs="*", metavar="PATH", help=f"{path_help}; none: erase what `index` took out")
 
     query = commands.add_parser("query", help="find people")
     query.set_defaults(run=run_query)
@@ -154,9 +167,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=os.environ.get("SEARCH_TOKEN"),
         help="what users of the page must know (default: $SEARCH_TOKEN, which no list of processes shows)",
     )
+    serve.add_argument(
+        "--trusted-proxy", metavar="ADDRESS", help="of a reverse proxy whose X-Forwarded-For is to be believed"
+    )
 
     for command in (index, add, remove, query, serve):
         command.add_argument("--index", type=Path, required=True, metavar="OUT", help="folder of the index")
+    add.add_argument("--checkpoint", metavar="PATH", help="where the model is now, if it was moved")
     for command in (query, serve):
         command.add_argument("--checkpoint", type=Path, metavar="PATH", help="where the model is now, if it was moved")
         command.add_argument("--audit-log", type=Path, metavar="FILE", help="append every query and its hits to FILE")
@@ -179,6 +196,7 @@ def _print_report(report: Report, index: Path) -> None:
         "encoded": report.encoded,
         "unchanged": report.unchanged + report.touched,
         "removed": report.removed,
+        "kept unseen": report.kept,
         "unreadable": len(report.unreadable),
     }
     console.print(f"{index}: {report.total} images ({', '.join(f'{n} {name}' for name, n in counts.items() if n)})")

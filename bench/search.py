@@ -54,6 +54,9 @@ class Hnsw:
     def close(self) -> None:
         self._graph.reset()
 
+    def following(self, store: Store) -> "Hnsw":
+        raise NotImplementedError("the bench changes no index")
+
 
 def vectors(rows: int, width: int, seed: int, *, centres: int) -> np.ndarray:
     """(rows, width) float32 of length 1; the centres are the same for every seed."""

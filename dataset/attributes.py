@@ -13,6 +13,7 @@ import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -159,13 +160,20 @@ def _parse_and_store(database: sqlite3.Connection, parser: Parser, captions: lis
 
 def chunks_by_spacy(captions: Sequence[str], model: str) -> Iterator[Chunks]:
     """Noun chunks of spaCy's parser, in several processes where there are enough captions to pay for them."""
+    pipeline = _pipeline(model)
+    processes = min(_usable_cpus(), 1 + len(captions) // CAPTIONS_WORTH_A_PROCESS)
+    for doc in pipeline.pipe(captions, n_process=processes, batch_size=128):
+        yield attribute_spans([[(token.idx, token.text, token.pos_) for token in chunk] for chunk in doc.noun_chunks])
+
+
+@cache
+def _pipeline(model: str) -> Any:
+    """Loaded once: a search cannot wait for it each time."""
     import spacy
 
     pipeline = spacy.load(model)
     pipeline.select_pipes(enable=list(PIPES))
-    processes = min(_usable_cpus(), 1 + len(captions) // CAPTIONS_WORTH_A_PROCESS)
-    for doc in pipeline.pipe(captions, n_process=processes, batch_size=128):
-        yield attribute_spans([[(token.idx, token.text, token.pos_) for token in chunk] for chunk in doc.noun_chunks])
+    return pipeline
 
 
 def attribute_spans(noun_chunks: list[list[tuple[int, str, Any]]]) -> Chunks:

@@ -3,7 +3,13 @@
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from utils.errors import UserError
+
 Mode = Literal["exact", "fast", "image"]
+
+
+class CannotAnswer(UserError):
+    """What was asked is no question; the message names nothing of this machine, so that anybody may read it."""
 
 
 class ChunkScore(NamedTuple):
@@ -38,5 +44,5 @@ class WordHeat(NamedTuple):
     """Where in an image the model looks for one word."""
 
     word: str  # of the cleaned sentence
-    chunk: int  # 1 = in the sentence's first attribute chunk, ...; 0 = in none
+    chunk: int  # 1 = in the first of an exact hit's chunks for the sentence, ...; 0 = in none
     heat: list[list[float]]  # rows x columns of patches, in [0, 1]; 1 = the word's hottest patch

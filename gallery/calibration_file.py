@@ -1,4 +1,4 @@
-"""calibration.json: how a best hit's score becomes the probability that the person searched for is in the gallery."""
+"""How a best hit's score becomes the probability that the person is there: best.calibration.json beside best.pth."""
 
 import json
 import math
@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-
-FILE = "calibration.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +41,17 @@ def calibration_from(values: dict[str, Any]) -> Calibration:
     return Calibration(**{**values, **orders})
 
 
+def calibration_path(checkpoint: Path) -> Path:
+    """One file per checkpoint: best.pth and last.pth of a run are calibrated apart."""
+    return checkpoint.with_name(f"{checkpoint.stem}.calibration.json")
+
+
 def calibration_beside(checkpoint: Path, sha256: str) -> dict[str, Any] | None:
     """The content of the file beside a checkpoint; None where there is none, or it is of other weights.
 
     Raises: UserError if the file is damaged.
     """
-    path = checkpoint.parent / FILE
+    path = calibration_path(checkpoint)
     if not path.is_file():
         return None
     try:

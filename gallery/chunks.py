@@ -3,14 +3,13 @@
 Sentences that people search for are nowhere stored, unlike the captions of a data set.
 """
 
-from functools import cache
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dataset.attributes import PIPES, Chunks, attribute_spans, chunk_ids, chunks_by_rules, installed_parser
+from dataset.attributes import Chunks, chunk_ids, chunks_by_rules, chunks_by_spacy, installed_parser
 from dataset.tokenizer import Encoded
 
 _parsing = Lock()  # spaCy's pipelines are for one thread at a time
@@ -18,6 +17,7 @@ _parsing = Lock()  # spaCy's pipelines are for one thread at a time
 
 class QueryChunks(NamedTuple):
     texts: list[str]  # C, as they stand in the sentence
+    spans: Chunks  # C
     ids: list[int]  # L, for every token: k in the k-th chunk (from 1), 0 in none
 
 
@@ -25,7 +25,12 @@ def chunks_of(sentence: str, encoded: Encoded) -> QueryChunks:
     """Chunks of a cleaned sentence that have at least one token left after it was cut to its first tokens."""
     found = [spans for spans in _find(sentence) if any(chunk_ids(encoded.offsets, [spans]))]
     texts = [" ".join(sentence[start:end] for start, end in spans) for spans in found]
-    return QueryChunks(texts, chunk_ids(encoded.offsets, found))
+    return QueryChunks(texts, found, chunk_ids(encoded.offsets, found))
+
+
+def no_chunks(encoded: Encoded) -> QueryChunks:
+    """For models that cannot judge any."""
+    return QueryChunks([], [], [0] * len(encoded.ids))
 
 
 def chunk_probabilities(itm_head: nn.Module, hidden: Tensor, ids: Tensor) -> Tensor:
@@ -43,18 +48,5 @@ def chunk_probabilities(itm_head: nn.Module, hidden: Tensor, ids: Tensor) -> Ten
 
 def _find(sentence: str) -> Chunks:
     model = installed_parser().model
-    if model is None:
-        return next(iter(chunks_by_rules([sentence])))
     with _parsing:
-        parsed = _pipeline(model)(sentence)
-    return attribute_spans([[(token.idx, token.text, token.pos_) for token in chunk] for chunk in parsed.noun_chunks])
-
-
-@cache
-def _pipeline(model: str) -> Any:
-    """Loaded once: a search cannot wait for it each time."""
-    import spacy
-
-    pipeline = spacy.load(model)
-    pipeline.select_pipes(enable=list(PIPES))
-    return pipeline
+        return next(iter(chunks_by_rules([sentence]) if model is None else chunks_by_spacy([sentence], model)))

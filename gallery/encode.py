@@ -16,8 +16,10 @@ from torchvision.transforms.v2.functional import resize
 
 from dataset.captions import clean_caption
 from dataset.tokenizer import Encoded, encode, load_tokenizer
+from gallery.answers import CannotAnswer
 from gallery.chunks import chunk_probabilities
 from gallery.manifest import CheckpointStamp, Manifest
+from gallery.pictures import upright
 from models.build import build_model
 from models.weights import check_complete, initialise
 from utils.checkpoint import load_checkpoint
@@ -83,10 +85,10 @@ class Encoder:
 
     @torch.inference_mode()
     def sentence(self, text: str) -> Sentence:
-        """Raises: UserError if nothing is left of the text after cleaning."""
+        """Raises: CannotAnswer if nothing is left of the text after cleaning."""
         cleaned = clean_caption(text, self.config.dataset.max_words)
         if not cleaned:
-            raise UserError("the query is empty: describe a person, e.g. a man with a red backpack")
+            raise CannotAnswer("the query is empty: describe a person, e.g. a man with a red backpack")
         encoded = encode(self.tokenizer, cleaned, self.config.dataset.max_words)
         ids = torch.tensor([encoded.ids], device=self.device)
         with autocast(self.device, self.config.train.precision):
@@ -106,9 +108,10 @@ class Encoder:
 
 
 def pixels_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
-    """An open picture as `dataset.images.read_image` gives one of a file: (3, height, width) uint8."""
-    picture = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    return resize(picture, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
+    """An open picture, upright, resized as `dataset.images.read_image` does it: (3, height, width) uint8."""
+    picture = torch.from_numpy(np.array(upright(image))).permute(2, 0, 1)
+    resized = resize(picture, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return torch.from_numpy(np.ascontiguousarray(resized.numpy()))  # numpy reorders three channels twice as fast
 
 
 def config_of(checkpoint: Path, config_path: Path | None = None) -> Config:

@@ -19,10 +19,10 @@ from gallery.store import KEYS_PER_SEGMENT, Store  # noqa: E402
 
 
 class FaissIndex:
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, pool: ThreadPoolExecutor | None = None) -> None:
         self._segments: list[Segment] = []
         self._width = store.manifest.width
-        self._pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
+        self._pool = pool or ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
         self.update(store)
 
     def search(self, queries: np.ndarray, k: int) -> Neighbours:
@@ -35,6 +35,9 @@ class FaissIndex:
         # FAISS uses one thread per query: a single query is spread over the segments instead
         each = self._pool.map if len(queries) == 1 else map
         return merged([nothing, *each(lambda segment: _search(segment, queries, k), self._segments)], k)
+
+    def following(self, store: Store) -> "FaissIndex":
+        return FaissIndex(store, self._pool)
 
     def update(self, store: Store) -> None:
         self._segments = [segment for _, segment in sorted(store.segments.items())]

@@ -6,9 +6,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from gallery.answers import Answer, Hit
+from gallery.pictures import UnreadablePicture, decode
 from gallery.show import SCORES, confidence
 from utils.errors import UserError
 from utils.figure_style import GREY, INK, PIXELS_PER_INCH, new_figure
@@ -65,7 +66,6 @@ def _draw(axes: Axes, picture: Image.Image, corner: tuple[float, float], tall: f
 
 def _read(hit: Hit) -> Image.Image:
     try:
-        with Image.open(hit.path) as picture:
-            return picture.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+        return decode(hit.path.read_bytes())
+    except (UnreadablePicture, OSError) as error:
         raise UserError(f"{hit.path} cannot be drawn ({error}); index the folder again") from None

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dataset.words import words_in
 from gallery.answers import WordHeat
 from gallery.chunks import QueryChunks
 from gallery.encode import Sentence
@@ -13,17 +14,9 @@ def word_heats(sentence: Sentence, chunks: QueryChunks, heat: np.ndarray) -> lis
     Args:
         heat: (L, rows, columns), >= 0, of `models.attention_maps.word_attention`.
     """
-    heats, start = [], 0
-    for word in sentence.text.split():
-        first = sentence.text.index(word, start)
-        start = first + len(word)
-        pieces = [
-            number
-            for number, (begin, end) in enumerate(sentence.encoded.offsets)
-            if first <= begin < start and end > begin
-        ]
-        if pieces:
-            own = heat[pieces].mean(axis=0)
-            own = own / max(float(own.max()), 1e-12)
-            heats.append(WordHeat(word, max(chunks.ids[piece] for piece in pieces), own.tolist()))
+    heats = []
+    for word in words_in(sentence.text, sentence.encoded, chunks.spans):
+        own = heat[word.tokens].mean(axis=0)
+        own = own / max(float(own.max()), 1e-12)
+        heats.append(WordHeat(word.text, word.chunk, own.tolist()))
     return heats

@@ -24,6 +24,10 @@ class VectorIndex(Protocol):
         """The k rows with the largest inner product with each query (Q, E) float32; all rows where there are fewer."""
         ...
 
+    def following(self, store: Store) -> "VectorIndex":
+        """For a newer state of the store; this one goes on answering from its own. Closing the last one closes all."""
+        ...
+
     def update(self, store: Store) -> None:
         """Hold exactly the live rows of the store, from now on."""
         ...

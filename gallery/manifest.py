@@ -67,22 +67,40 @@ def read_manifest(folder: Path) -> Manifest:
         values["segments"] = [SegmentEntry(**entry) for entry in values["segments"]]
         return Manifest(**values)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder} is not an index; make one: python search.py index --index {folder} ...") from None
+        raise _no_index(folder) from None
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{folder / FILE} is damaged ({error}): delete the folder and index the images again") from None
 
 
+def version_of(folder: Path) -> tuple[int, int, int]:
+    """Another one after every change of the index, without reading it. Raises: UserError where there is no index."""
+    try:
+        status = os.stat(folder / FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _no_index(folder) from None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _no_index(folder: Path) -> UserError:
+    return UserError(f"{folder} is not an index; make one: python search.py index --index {folder} ...")
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Make this the index, in one step that survives a power cut."""
-    temporary = folder / f"{FILE}.tmp"
+    replace_json(folder / FILE, asdict(manifest))
+
+
+def replace_json(path: Path, values: dict[str, Any]) -> None:
+    """The old content or the new one, also after a power cut."""
+    temporary = path.with_name(f"{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(asdict(manifest), file)
+        json.dump(values, file)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(folder / FILE)
-    sync_folder(folder)
+    temporary.replace(path)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,10 +2,12 @@
 
 One collection per index, named after it, indexed FLAT: inner product, exact, as FAISS here. Reads are strongly
 consistent, so that what was acknowledged is found. engine.json beside the manifest says what Milvus has acknowledged;
-an update that was interrupted is done again from there, which changes nothing where it was done already. Log in by the
-environment variable MILVUS_TOKEN ("user:password" or a key).
+an update that was interrupted is done again from there, which changes nothing where it was done already. Without that
+file nobody knows what the collection holds: it is made anew. Log in by the environment variable MILVUS_TOKEN
+("user:password" or a key).
 """
 
+import copy
 import json
 import os
 from collections.abc import Iterator
@@ -13,12 +15,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from gallery.index import Neighbours
+from gallery.manifest import replace_json
 from gallery.store import KEYS_PER_SEGMENT, Store
 from utils.errors import UserError
 from utils.log import progress
 
 STATE_FILE = "engine.json"
 ROWS_PER_CALL = 1000  # a call may carry 64 MB
+
+State = dict[int, list[int]]  # removed rows by the serial of every segment
 
 
 class MilvusIndex:
@@ -31,7 +36,10 @@ class MilvusIndex:
         except ImportError:
             raise UserError("engine: pymilvus is missing; pip install -r requirements-milvus.txt") from None
         self._url, self._collection, self._error = url, f"mamba_tbps_{store.manifest.name}", MilvusException
-        self._store, self._in_step = store, False
+        self._store, self._path = store, store.folder / STATE_FILE
+        self._state: State | None = None  # as it was at self._seen
+        self._seen: tuple[int, int] | None = None
+        self._was_in_step = False
         try:
             self._client = MilvusClient(uri=url, token=os.environ.get("MILVUS_TOKEN", ""))
             if self._client.has_collection(self._collection):
@@ -40,39 +48,54 @@ class MilvusIndex:
             raise UserError(f"engine {url}: {_first_line(error)}") from None
 
     def search(self, queries: np.ndarray, k: int) -> Neighbours:
-        """Raises: UserError if Milvus does not hold the rows of the store."""
-        if not self._in_step:
-            self._in_step = self._read_state() == self._removed_rows()
-        if not self._in_step:
-            raise UserError(f"engine {self._url} is behind this index: run search.py index again")
+        """Raises: UserError if Milvus does not hold the rows of the store.
+
+        While another process brings more images in, those that Milvus does not have yet are not found.
+        """
         if len(queries) == 0 or k < 1:
             raise ValueError(f"expected at least one query and k >= 1, got {len(queries)} and {k}")
+        lag = self._lag()
         k = min(k, len(self._store))
-        found = self._client.search(
-            self._collection,
-            data=np.asarray(queries, np.float32).tolist(),
-            limit=k,
-            search_params={"metric_type": "IP"},
-            output_fields=["key"],
-            consistency_level="Strong",
-        )
-        if any(len(hits) != k for hits in found):
+        if k == 0:
+            return Neighbours(np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64))
+        try:
+            found = self._client.search(
+                self._collection,
+                data=np.asarray(queries, np.float32).tolist(),
+                limit=k + (lag or 0),
+                search_params={"metric_type": "IP"},
+                output_fields=["key"],
+                consistency_level="Strong",
+            )
+        except self._error as error:
+            raise UserError(f"engine {self._url}: {_first_line(error)}") from None
+        if lag is None and any(len(hits) != k for hits in found):
             raise UserError(
                 f"engine {self._url} has lost rows of this index: delete {self._collection} there, index again"
             )
-        similarity = np.array([[hit["distance"] for hit in hits] for hits in found], np.float32)
-        key = np.array([[hit["key"] for hit in hits] for hits in found], np.int64)
-        order = np.lexsort((key, -similarity), axis=1)
-        return Neighbours(np.take_along_axis(similarity, order, axis=1), np.take_along_axis(key, order, axis=1))
+        # another process may have changed Milvus since the store was opened
+        known = [[(-hit["distance"], hit["key"]) for hit in hits if hit["key"] in self._store] for hits in found]
+        width = min([k, *map(len, known)])
+        ordered = np.array([sorted(hits)[:width] for hits in known], dtype=[("distance", "f4"), ("key", "i8")])
+        return Neighbours(-ordered["distance"], ordered["key"])
+
+    def following(self, store: Store) -> "MilvusIndex":
+        other = copy.copy(self)
+        other._store = store
+        return other
 
     def update(self, store: Store) -> None:
         """Raises: UserError if Milvus refuses something; what it acknowledged until then counts."""
-        self._store, self._in_step = store, False
+        self._store = store
         acknowledged = self._read_state()
         try:
-            if not self._client.has_collection(self._collection):
+            there = self._client.has_collection(self._collection)
+            if there and acknowledged is None:
+                self._client.drop_collection(self._collection)
+            if not there or acknowledged is None:
                 self._create(store.manifest.width)
                 acknowledged = {}
+                self._write_state(acknowledged)
             for serial in set(acknowledged) - set(store.segments):
                 first = serial * KEYS_PER_SEGMENT
                 self._client.delete(self._collection, filter=f"key >= {first} and key < {first + KEYS_PER_SEGMENT}")
@@ -85,6 +108,23 @@ class MilvusIndex:
             self._client.flush(self._collection)
         except self._error as error:
             raise UserError(f"engine {self._url}: {_first_line(error)}") from None
+
+    def _lag(self) -> int | None:
+        """None: Milvus holds the store's rows. Else of how many removed rows it may not know yet.
+
+        engine.json is read again only where it has changed.
+        Raises: UserError if rows are missing, apart from those of segments that came since this process found all.
+        """
+        seen = _version(self._path)
+        if seen != self._seen or seen is None:
+            self._state, self._seen = self._read_state(), seen
+        wanted: State = {serial: segment.entry.removed for serial, segment in self._store.segments.items()}
+        if self._state == wanted:
+            self._was_in_step = True
+            return None
+        if self._state and self._was_in_step and self._state.keys() <= wanted.keys():
+            return sum(max(0, len(wanted[serial]) - len(rows)) for serial, rows in self._state.items())
+        raise UserError(f"engine {self._url} is behind this index: run search.py index again, or wait for it to end")
 
     def _create(self, width: int) -> None:
         from pymilvus import DataType
@@ -106,24 +146,28 @@ class MilvusIndex:
         for keys in _parts(np.setdiff1d(segment.removed, acknowledged or []) + first):
             self._client.delete(self._collection, ids=keys)
 
-    def _removed_rows(self) -> dict[int, list[int]]:
-        return {serial: segment.entry.removed for serial, segment in self._store.segments.items()}
-
-    def _read_state(self) -> dict[int, list[int]]:
-        """Removed rows by the serial of every segment that this engine holds."""
+    def _read_state(self) -> State | None:
+        """What this engine has acknowledged; None where there is no file, a damaged one, or one of another engine."""
         try:
-            state = json.loads((self._store.folder / STATE_FILE).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return {}
-        return {int(serial): rows for serial, rows in state["segments"].items()} if state["url"] == self._url else {}
+            state = json.loads(self._path.read_text(encoding="utf-8"))
+            segments = {int(serial): [int(row) for row in rows] for serial, rows in state["segments"].items()}
+            return segments if state["url"] == self._url else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return None
 
-    def _write_state(self, segments: dict[int, list[int]]) -> None:
-        temporary = self._store.folder / f"{STATE_FILE}.tmp"
-        temporary.write_text(json.dumps({"url": self._url, "segments": segments}), encoding="utf-8")
-        temporary.replace(self._store.folder / STATE_FILE)
+    def _write_state(self, segments: State) -> None:
+        replace_json(self._path, {"url": self._url, "segments": segments})
 
     def close(self) -> None:
         self._client.close()
+
+
+def _version(path: os.PathLike[str]) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _parts(keys: np.ndarray) -> Iterator[list[int]]:

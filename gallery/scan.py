@@ -22,8 +22,9 @@ class FoundImage(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    path: str
+    path: str  # of a file, or of a folder that cannot be listed ("." = the root)
     reason: str
+    keep: bool = False  # it may well be there still: what the index has of it, or of what lies below it, stays
 
 
 class Found(NamedTuple):
@@ -38,6 +39,7 @@ class Changes(NamedTuple):
     touched: dict[int, ImageFile]  # by key: the time of the file is another one, its content is not
     gone: list[int]  # keys of images that are no longer there
     unchanged: int
+    kept: int  # images that could not be looked at, so that nobody knows whether they are there
 
 
 def walk(root: Path) -> Found:
@@ -47,7 +49,10 @@ def walk(root: Path) -> Found:
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder")
-    return _look_at(root, sorted(_names(root)))
+    errors: list[OSError] = []
+    found = _look_at(root, sorted(_names(root, errors)))
+    folders = [not_looked_at(_posix(error.filename, root), error) for error in errors]
+    return found._replace(unreadable=[*folders, *found.unreadable])
 
 
 def listed(root: Path, paths: Iterable[str]) -> Found:
@@ -76,11 +81,14 @@ def compare(store: Store, found: Found, root: Path, *, within: frozenset[str] | 
     images = {image.path: image for image in found.images}
     touched: dict[int, ImageFile] = {}
     gone: list[int] = []
-    known, changed = 0, []
+    unknown = {bad.path for bad in found.unreadable if bad.keep}
+    known, kept, changed = 0, 0, []
     for key, old in store.images():
         new = images.pop(old.path, None)
         if new is None:
-            if within is None or old.path in within:
+            if unknown and not unknown.isdisjoint([old.path, *map(str, PurePosixPath(old.path).parents)]):
+                kept += 1
+            elif within is None or old.path in within:
                 gone.append(key)
         elif (new.size, new.mtime_ns) == (old.size, old.mtime_ns):
             known += 1
@@ -88,7 +96,7 @@ def compare(store: Store, found: Found, root: Path, *, within: frozenset[str] | 
             touched[key] = ImageFile(*new, digest)
         else:
             changed.append(old.path)
-    return Changes(sorted([*images, *changed]), touched, gone, known)
+    return Changes(sorted([*images, *changed]), touched, gone, known, kept)
 
 
 def sha256_of(path: Path) -> bytes | None:
@@ -99,11 +107,16 @@ def sha256_of(path: Path) -> bytes | None:
         return None
 
 
-def _names(root: Path) -> Iterator[str]:
-    for folder, _, files in os.walk(root):
+def _names(root: Path, errors: list[OSError]) -> Iterator[str]:
+    """errors: gets those of folders that cannot be listed."""
+    for folder, _, files in os.walk(root, onerror=errors.append):
         for file in files:
             if os.path.splitext(file)[1].lower() in SUFFIXES:
-                yield PurePosixPath(os.path.relpath(os.path.join(folder, file), root)).as_posix()
+                yield _posix(os.path.join(folder, file), root)
+
+
+def _posix(path: str, root: Path) -> str:
+    return PurePosixPath(os.path.relpath(path, root)).as_posix()
 
 
 def _look_at(root: Path, paths: Iterable[str]) -> Found:
@@ -116,5 +129,12 @@ def _look_at(root: Path, paths: Iterable[str]) -> Found:
         except UnicodeEncodeError:
             unreadable.append(Unreadable(repr(path), "its name is not valid UTF-8; rename it"))
         except OSError as error:
-            unreadable.append(Unreadable(path, error.strerror or str(error)))
+            unreadable.append(not_looked_at(path, error))
     return Found(images, unreadable)
+
+
+def not_looked_at(path: str, error: OSError) -> Unreadable:
+    """A disk that fails, or a right that is missing, is no sign that a picture was deleted."""
+    gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+    shown = path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return Unreadable(shown, error.strerror or str(error), keep=not gone)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.images import BadImage, read_image
 from gallery.answers import ChunkScore
 from gallery.chunks import QueryChunks
-from gallery.encode import Encoder, Sentence
+from gallery.encode import Encoder, Sentence, pixels_of
+from gallery.pictures import IndexedImage, PictureChanged, UnreadablePicture, decode
 from gallery.store import Store
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Match(NamedTuple):
 def match_candidates(
     encoder: Encoder, store: Store, sentence: Sentence, chunks: QueryChunks, keys: Sequence[int]
 ) -> dict[int, Match]:
-    """Matches by the keys of the images. Where tokens are not kept, images whose files are unreadable now have none."""
+    """Matches by the keys of the images. Where tokens are not kept, images whose files have changed have none."""
     matches: dict[int, Match] = {}
     for readable, tokens in _tokens(encoder, store, keys):
         scores, probabilities = encoder.match(sentence, chunks.ids, tokens)
@@ -51,9 +51,10 @@ def _tokens(encoder: Encoder, store: Store, keys: Sequence[int]) -> Iterator[tup
             continue
         pixels: dict[int, Tensor] = {}
         for key in part:
+            image = IndexedImage.of(root, store.image(key))
             try:
-                pixels[key] = read_image(root / store.image(key).path, encoder.image_size)
-            except BadImage as error:
-                logger.warning("left out of the answer: %s", error)
+                pixels[key] = pixels_of(decode(image.read()), encoder.image_size)
+            except (PictureChanged, UnreadablePicture) as error:
+                logger.warning("%s left out of the answer: %s", image.path, error)
         if pixels:
             yield list(pixels), encoder.images(torch.stack(list(pixels.values()))).tokens

@@ -9,10 +9,10 @@ is sent to, or loaded from, any other machine.
 
 import contextlib
 import hashlib
-import io
+import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -23,13 +23,14 @@ from fastapi import APIRouter, FastAPI, File, Form, HTTPException, Query, Reques
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
-from PIL import Image
 from starlette.exceptions import HTTPException as AnyHTTPException
 
+from gallery.answers import CannotAnswer
+from gallery.pictures import PictureChanged, decode
 from gallery.service_access import SECURITY_HEADERS, Access, check_token, is_loopback
 from gallery.service_audit import AuditLog
 from gallery.service_guard import Guard, client_of, refuse
-from gallery.service_images import SIZES_PX, UnreadableImage, encode_image, read_image, version_tag
+from gallery.service_images import SIZES_PX, encode_image, version_tag
 from gallery.service_limits import Limits
 from gallery.service_models import (
     ExplainRequest,
@@ -44,6 +45,7 @@ from gallery.service_models import (
     Word,
 )
 from gallery.service_page import PAGE, page_router
+from gallery.store import UnknownImage
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +55,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PATHS = ("root", "checkpoint")  # of Gallery.describe: no business of remote users
+# of Gallery.describe, for those who need a token: nothing that may name a file or a host
+FOR_ALL = ("images", "checkpoint_sha256", "image_size", "embedding_width", "second_stage", "image_tokens", "calibrated")
 MAX_CONNECTIONS = 200
 IMAGE_CACHE = "private, max-age=3600"
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -81,8 +84,14 @@ class Service:
         self._calls += 1
         try:
             return await to_thread.run_sync(call, limiter=self._one_at_a_time)
-        except ValueError as error:
+        except (UnknownImage, PictureChanged) as error:
+            raise _no_image(error) from error
+        except CannotAnswer as error:
             raise HTTPException(422, str(error)) from error
+        except ValueError as error:  # it may name files and hosts
+            logger.warning("not answered: %s", error)
+            told = str(error) if self.access.open else "the service cannot answer this; its log says why"
+            raise HTTPException(422, told) from error
         finally:
             self._calls -= 1
 
@@ -93,19 +102,6 @@ class Service:
         self.audit.write(client_of(request), "search", mode=answer.mode, **asked, shown=shown)
         return SearchAnswer.of(answer, whole_paths=self.access.open)
 
-    def image_path(self, image_id: str) -> Path:
-        """Path of an indexed image; every other id is answered with 404."""
-        try:
-            return self.gallery.image_path(image_id)
-        except KeyError as error:
-            raise HTTPException(404, "no image of this gallery has that id") from error
-
-    async def indexed_image(self, image_id: str) -> Image.Image:
-        """An indexed image, as far as there still is one."""
-        with _readable():
-            read = partial(read_image, self.image_path(image_id), max_pixels=self.limits.pixels)
-            return await to_thread.run_sync(read)
-
 
 def serve(
     gallery: "Gallery",
@@ -114,13 +110,18 @@ def serve(
     port: int = 8000,
     token: str | None = None,
     audit_log: str | Path | None = None,
+    trusted_proxy: str | None = None,
 ) -> None:
     """Serve the page and the interface until Ctrl-C.
 
-    port 0: any free one; the log says which. token: needed on every host but loopback.
-    Raises: UserError for a host without a token, a weak token, a port in use, an audit log that cannot be written.
+    port 0: any free one; the log says which. token: needed on every host but loopback. trusted_proxy: address or
+    network of a reverse proxy whose X-Forwarded-For and X-Forwarded-Proto are believed; None = nobody's.
+    Raises: UserError for a host without a token, a weak token, a port in use, an audit log that cannot be written, or a
+        proxy that is no address.
     """
     check_token(token, host)
+    if trusted_proxy is not None:
+        _check_address(trusted_proxy)
     app = create_app(gallery, token=token, audit_log=audit_log)
     config = uvicorn.Config(
         app,
@@ -131,6 +132,8 @@ def serve(
         ws="none",
         lifespan="off",
         limit_concurrency=MAX_CONNECTIONS,
+        proxy_headers=trusted_proxy is not None,  # anybody can send such headers: limits and audit log rest on them
+        forwarded_allow_ips=trusted_proxy or "",
     )
     with contextlib.closing(_listen(host, port)) as listener:
         shown = f"[{host}]" if ":" in host else host
@@ -139,6 +142,13 @@ def serve(
         logger.info("search page: http://%s:%d/ (Ctrl-C ends it)", shown, listener.getsockname()[1])
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
+
+
+def _check_address(address: str) -> None:
+    try:
+        ipaddress.ip_network(address)
+    except ValueError:
+        raise UserError(f"trusted proxy {address!r}: expected an address or a network, e.g. 127.0.0.1") from None
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -171,7 +181,7 @@ def create_app(
         docs_url=None,  # that page loads scripts from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(Guard, access=access, limits=limits)
+    app.add_middleware(Guard, access=access, limits=limits, audit=service.audit)
     app.include_router(_searches(service))
     app.include_router(_gallery(service))
     app.include_router(page_router(access, service.audit))
@@ -201,18 +211,17 @@ def _searches(service: Service) -> APIRouter:
         data = await image.read()
 
         def call() -> "Answer":
-            return gallery.query_image(read_image(io.BytesIO(data), max_pixels=service.limits.pixels), top=top)
+            return gallery.query_image(decode(data, max_pixels=service.limits.pixels), top=top)
 
         return await service.search(request, call, image_sha256=hashlib.sha256(data).hexdigest())
 
     @router.post("/search/similar", summary="Search for people who look like the one in an indexed image")
     async def search_similar(request: Request, body: SimilarRequest) -> SearchAnswer:
-        image = await service.indexed_image(body.image_id)
-        return await service.search(request, partial(gallery.query_image, image, top=body.top), image_id=body.image_id)
+        call = partial(gallery.query_similar, body.image_id, top=body.top)
+        return await service.search(request, call, image_id=body.image_id)
 
     @router.post("/explain", summary="Where in an indexed image the model looks for each word")
     async def explain(request: Request, body: ExplainRequest) -> Explanation:
-        await service.indexed_image(body.image_id)  # the gallery's own errors name paths, which remote users do not see
         words = await service.ask(partial(gallery.explain, body.query, body.image_id))
         service.audit.write(client_of(request), "explain", query=body.query, image_id=body.image_id)
         return Explanation(words=[Word.of(word) for word in words])
@@ -234,7 +243,7 @@ def _gallery(service: Service) -> APIRouter:
     def info() -> GalleryInfo:
         details = service.gallery.describe()
         if not service.access.open:
-            details = {name: value for name, value in details.items() if name not in PATHS}
+            details = {name: value for name, value in details.items() if name in FOR_ALL}
         return GalleryInfo(
             images=len(service.gallery),
             calibrated=bool(details.get("calibrated")),
@@ -254,24 +263,21 @@ def _gallery(service: Service) -> APIRouter:
         image_id: Annotated[str, Query(alias="id", max_length=100)],
         size: Literal["thumbnail", "full"] = "full",
     ) -> Response:
-        path = service.image_path(image_id)
-        with _readable():
-            headers = {"cache-control": IMAGE_CACHE, "etag": version_tag(path, size)}
+        try:
+            indexed = service.gallery.image(image_id)
+            headers = {"cache-control": IMAGE_CACHE, "etag": version_tag(indexed, size)}
             if request.headers.get("if-none-match") == headers["etag"]:
                 return Response(status_code=304, headers=headers)
-            content = encode_image(path, max_pixels=service.limits.pixels, longest_px=SIZES_PX[size])
-            return Response(content, media_type="image/jpeg", headers=headers)
+            content = encode_image(indexed, max_pixels=service.limits.pixels, longest_px=SIZES_PX[size])
+        except (UnknownImage, CannotAnswer) as error:
+            raise _no_image(error) from error
+        return Response(content, media_type="image/jpeg", headers=headers)
 
     return router
 
 
-@contextlib.contextmanager
-def _readable() -> Iterator[None]:
-    """An indexed file that was removed or damaged since is answered with 404."""
-    try:
-        yield
-    except UnreadableImage as error:
-        raise HTTPException(404, "the file of this image is gone or can no longer be read") from error
+def _no_image(error: Exception) -> HTTPException:
+    return HTTPException(404, "no image of this gallery has that id" if isinstance(error, KeyError) else str(error))
 
 
 async def _not_understood(request: Request, error: Exception) -> Response:

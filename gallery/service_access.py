@@ -85,13 +85,17 @@ class Access:
         """In a time that does not depend on how much of it is right."""
         return self._token is not None and hmac.compare_digest(_digest(token), self._token)
 
+    def has_bearer(self, request: Request) -> bool:
+        """Whether the request tries a token in the header `Authorization: Bearer TOKEN`."""
+        return not self.open and _bearer(request) is not None
+
     def is_signed_in(self, request: Request) -> bool:
         """By the header `Authorization: Bearer TOKEN`, or by the cookie that the sign-in form sets."""
         if self.open:
             return True
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            return self.is_token(token.strip())
+        token = _bearer(request)
+        if token is not None:
+            return self.is_token(token)
         return self._sessions.get(_digest(request.cookies.get(COOKIE, "")), 0.0) > self._clock()
 
     def sign_in(self) -> str:
@@ -105,6 +109,11 @@ class Access:
     def sign_out(self, request: Request) -> None:
         """The browser's cookie is worth nothing from now on."""
         self._sessions.pop(_digest(request.cookies.get(COOKIE, "")), None)
+
+
+def _bearer(request: Request) -> str | None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def _digest(secret: str) -> bytes:

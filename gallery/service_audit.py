@@ -6,6 +6,7 @@ that were shown, the SHA-256 of an uploaded picture (never the picture). Only th
 
 import json
 import os
+import stat
 import threading
 from datetime import datetime, timezone
 from pathlib import Path
@@ -40,4 +41,7 @@ class AuditLog:
         with self._lock:
             handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             with open(handle, "a", encoding="utf-8") as file:
+                mode = os.fstat(handle).st_mode
+                if stat.S_ISREG(mode) and mode & 0o077:  # a file that was there before
+                    os.fchmod(handle, 0o600)
                 file.write(text)

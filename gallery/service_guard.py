@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gallery.service_access import SECURITY_HEADERS, Access
+from gallery.service_audit import AuditLog
 from gallery.service_limits import Limits, RateLimiter
 
 PUBLIC_PATHS = ("/health", "/sign-in")
@@ -20,9 +21,10 @@ UPLOAD_PATH = "/api/search/image"
 class Guard:
     """ASGI middleware: refuses what may not pass, by one JSON sentence, before any of the body is read."""
 
-    def __init__(self, app: ASGIApp, *, access: Access, limits: Limits) -> None:
+    def __init__(self, app: ASGIApp, *, access: Access, limits: Limits, audit: AuditLog) -> None:
         self._app = app
         self._access = access
+        self._audit = audit
         self._limits = limits
         self._model_calls = RateLimiter(limits.model_calls)
         self._sign_ins = RateLimiter(limits.sign_ins)
@@ -50,18 +52,32 @@ class Guard:
             return refuse(403, "another web page may not ask this service")
         seconds = self._limiter(request).seconds_to_wait(client_of(request))
         if seconds > 0:
-            wait = math.ceil(seconds)
-            return refuse(429, f"too many requests: try again in {wait} s", {"retry-after": str(wait)})
-        if not self._is_public(path) and not self._access.is_signed_in(request):
-            if path == "/":
-                return RedirectResponse("/sign-in", 303)
-            return refuse(
-                401, "sign in first, or send the header Authorization: Bearer TOKEN", {"www-authenticate": "Bearer"}
-            )
+            return _too_many(seconds)
+        refusal = None if self._is_public(path) else self._not_signed_in(request)
+        if refusal is not None:
+            return refusal
         length = request.headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self._max_body_bytes(request):
             return _too_large(self._max_body_bytes(request))
         return None
+
+    def _not_signed_in(self, request: Request) -> Response | None:
+        """A wrong token in a header is a try to sign in like one in the form, and as slow to guess."""
+        client, tries = client_of(request), self._access.has_bearer(request)
+        if tries:
+            seconds = self._sign_ins.seconds_to_wait(client, take=False)
+            if seconds > 0:  # the right one is refused as well: whether it is right must not show
+                return _too_many(seconds)
+        if self._access.is_signed_in(request):
+            return None
+        if tries:
+            self._sign_ins.seconds_to_wait(client)
+            self._audit.write(client, "sign-in refused")
+        if request.url.path == "/":
+            return RedirectResponse("/sign-in", 303)
+        return refuse(
+            401, "sign in first, or send the header Authorization: Bearer TOKEN", {"www-authenticate": "Bearer"}
+        )
 
     def _is_public(self, path: str) -> bool:
         return path in PUBLIC_PATHS or path.startswith(PUBLIC_FOLDER)
@@ -84,6 +100,11 @@ def client_of(request: Request) -> str:
 def refuse(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """An answer in the form of service_models.Problem."""
     return JSONResponse({"detail": detail}, status, headers)
+
+
+def _too_many(seconds: float) -> JSONResponse:
+    wait = math.ceil(seconds)
+    return refuse(429, f"too many requests: try again in {wait} s", {"retry-after": str(wait)})
 
 
 def _too_large(max_bytes: int) -> JSONResponse:

@@ -119,7 +119,9 @@ class Word(BaseModel):
     """One word of the sentence and where in the image the model looks for it."""
 
     word: str = Field(examples=["backpack"])
-    part: int = Field(examples=[1], description="Its place, from 1, in a hit's `parts`; 0 = in none.")
+    part: int = Field(
+        examples=[1], description="Its place, from 1, in the `parts` of an exact answer's hits; 0 = in none."
+    )
     heat: list[list[float]] = Field(
         examples=[[[0.0, 0.1], [0.8, 1.0], [0.2, 0.1]]],
         description="Rows of a grid that covers the whole image, from its upper left corner, each value in [0, 1].",
@@ -142,7 +144,10 @@ class GalleryInfo(BaseModel):
 
     images: int = Field(examples=[20505])
     calibrated: bool = Field(description="Whether an answer can say that nothing matches.")
-    details: dict[str, Any] = Field(description="Model, checkpoint and embedding of the index.")
+    details: dict[str, Any] = Field(
+        description="Model, checkpoint and embedding of the index; where the service has a token, without what names "
+        "its files and hosts."
+    )
     max_query_characters: int = MAX_QUERY_CHARACTERS
     max_top: int = MAX_TOP
     max_upload_bytes: int

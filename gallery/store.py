@@ -4,7 +4,9 @@ A row is known by its key: the serial of its segment times 2**32, plus its numbe
 """
 
 import logging
+import re
 import shutil
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from gallery.manifest import Manifest, SegmentEntry, read_manifest, write_manifest
+from gallery.manifest import FILE, Manifest, SegmentEntry, read_manifest, write_manifest
 from gallery.segments import ImageFile, Segment, SegmentWriter, segment_folder
 from utils.errors import UserError
 
@@ -28,6 +30,11 @@ MANY_SMALL = 16
 MOSTLY_REMOVED = 0.25  # share of removed rows from which a segment is written anew
 ROWS_AT_A_TIME = 64
 OPENING_ATTEMPTS = 5
+LEFT_BY_A_CRASH = frozenset({"lock", f"{FILE}.tmp"})  # all that there is before the first manifest
+
+
+class UnknownImage(KeyError):
+    """The index has no image of that id."""
 
 
 class _Numbers(NamedTuple):
@@ -60,6 +67,15 @@ class Store:
     def __len__(self) -> int:
         return sum(entry.live for entry in self.manifest.segments)
 
+    def __contains__(self, key: int) -> bool:
+        """Whether it is the key of a live row."""
+        serial, row = divmod(int(key), KEYS_PER_SEGMENT)
+        if serial not in self.segments or row >= self.segments[serial].entry.rows:
+            return False
+        removed = self.segments[serial].entry.removed  # ascending
+        place = bisect_left(removed, row)
+        return place == len(removed) or removed[place] != row
+
     def keys(self) -> np.ndarray:
         """Keys of all live rows (n,), ascending."""
         parts = [serial * KEYS_PER_SEGMENT + segment.live for serial, segment in sorted(self.segments.items())]
@@ -85,10 +101,10 @@ class Store:
         return None if segment.tokens is None else segment.tokens[row]
 
     def key_of(self, number: int) -> int:
-        """The row of an image number. Raises: KeyError if the image is not in the index."""
+        """The row of an image number. Raises: UnknownImage."""
         place = int(np.searchsorted(self._numbers.numbers, np.uint64(number)))
         if place == len(self._numbers.numbers) or int(self._numbers.numbers[place]) != number:
-            raise KeyError(f"image {number:016x} is not in the index")
+            raise UnknownImage(f"image {number:016x} is not in the index")
         return int(self._numbers.keys[place])
 
     @cached_property
@@ -106,12 +122,12 @@ class Store:
 class StoreWriter:
     """The only process that may change an index; use it in a with statement. Every commit is whole or not there.
 
-    Raises: UserError if another process is writing.
+    Raises: UserError if another process is writing, or if a new index would lie among other files.
     """
 
     def __init__(self, folder: Path, new: Manifest | None = None) -> None:
         """new: what to begin with where there is no index yet; None = there must be one."""
-        folder.mkdir(parents=True, exist_ok=True) if new is not None else read_manifest(folder)
+        _prepare(folder) if new is not None else read_manifest(folder)
         self.folder = folder
         self._lock = FileLock(folder / "lock")
         try:
@@ -120,6 +136,8 @@ class StoreWriter:
             raise UserError(f"another process is changing the index {folder}; wait for it to end") from None
         try:
             if new is not None:
+                if (folder / FILE).exists():  # made by another process since we looked
+                    raise UserError(f"{folder} is an index already")
                 write_manifest(folder, new)
             self.store = Store.open(folder)
             self._delete_strangers()
@@ -163,16 +181,29 @@ class StoreWriter:
         worn = [e.serial for e in self.store.manifest.segments if len(e.removed) > MOSTLY_REMOVED * e.rows]
         small = [serial for serial, rows in live.items() if rows < SMALL_ROWS]
         chosen = sorted({*worn, *(small if len(small) > MANY_SMALL else ())})
-        keys = [key for serial in chosen for key in self._live_keys(serial)]
-        serial, added = self.store.manifest.next_serial, []
-        for start in range(0, len(keys), SEGMENT_ROWS):
-            added.append(self._copy(keys[start : start + SEGMENT_ROWS], serial))
-            serial += 1
+        added = self._copies([key for serial in chosen for key in self._live_keys(serial)])
         if added:
             self.commit(added)
 
+    def erase(self, removed: Iterable[int], **changes: Any) -> None:
+        """Remove rows so that no file holds anything of them, nor of the rows that were removed before.
+
+        The segments they lie in are written anew without them; one commit brings in the copies and drops the originals.
+        """
+        gone = {int(key) for key in removed}
+        touched = {key // KEYS_PER_SEGMENT for key in gone}
+        touched |= {entry.serial for entry in self.store.manifest.segments if entry.removed}
+        kept = [key for serial in sorted(touched) for key in self._live_keys(serial) if key not in gone]
+        self.commit(self._copies(kept), removed=gone, **changes)
+
     def _live_keys(self, serial: int) -> list[int]:
         return (serial * KEYS_PER_SEGMENT + self.store.segments[serial].live).tolist()
+
+    def _copies(self, keys: Sequence[int]) -> list[SegmentEntry]:
+        """Segments, not committed yet, with the same rows."""
+        first = self.store.manifest.next_serial
+        starts = range(0, len(keys), SEGMENT_ROWS)
+        return [self._copy(keys[start : start + SEGMENT_ROWS], serial) for serial, start in enumerate(starts, first)]
 
     def _copy(self, keys: Sequence[int], serial: int) -> SegmentEntry:
         writer = self.write_segment(serial)
@@ -201,8 +232,16 @@ class StoreWriter:
         """Delete segments that the manifest does not name: left by a crash, or just replaced."""
         known = {segment_folder(self.folder, serial) for serial in self.store.segments}
         for folder in (self.folder / "segments").glob("*"):
-            if folder not in known:
+            if folder not in known and re.fullmatch(r"\d{8,}", folder.name):  # any other name is none of ours
                 shutil.rmtree(folder)
+
+
+def _prepare(folder: Path) -> None:
+    """Raises: UserError if a new index would lie among files that have nothing to do with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    others = sorted({path.name for path in folder.iterdir()} - LEFT_BY_A_CRASH)
+    if others and not (folder / FILE).exists():
+        raise UserError(f"{folder} holds {others[0]} but no index: give a new or empty folder for one")
 
 
 def _without(entry: SegmentEntry, gone: set[int]) -> SegmentEntry:

@@ -6,7 +6,7 @@ Under torchrun every process encodes its share of each part into a segment of it
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dataset.images import BadImage, read_image, single_thread
-from gallery.encode import Encoder, checked_checkpoint
+from dataset.images import start_worker
+from gallery.encode import Encoder, checked_checkpoint, pixels_of
 from gallery.manifest import Manifest, SegmentEntry
-from gallery.scan import Changes, Unreadable
+from gallery.pictures import UnreadablePicture, decode
+from gallery.scan import Changes, Unreadable, not_looked_at
 from gallery.segments import ImageFile, SegmentWriter
 from gallery.store import ROWS_AT_A_TIME, StoreWriter
 from utils.config import stored_config
@@ -69,14 +70,16 @@ def encode_parts(index: Path, work: Work, process: Process, writer: StoreWriter 
         while start < len(work.paths):
             paths = work.paths[start : start + size * process.world_size]
             segment = SegmentWriter(index, serial + process.rank, token_shape=work.manifest.token_shape)
-            own = _encode(encoder, Path(work.manifest.root), paths[process.rank :: process.world_size], segment)
+            share = paths[process.rank :: process.world_size]
+            root = Path(work.manifest.root)
+            own = _encode(encoder, root, share, segment, lambda count: bar.advance(count * process.world_size))
             parts = gather_objects(own)
             bad = [image for part in parts for image in part.unreadable]
             if writer is not None:
                 writer.commit([part.entry for part in parts], removed=_known(writer, bad))
             gather_objects(None)  # the next segments are begun when this part is committed
             unreadable += bad
-            bar.advance(len(paths))
+            bar.advance(len(paths) - len(share) * process.world_size)  # shares differ by one image
             start, serial = start + len(paths), serial + process.world_size
             size = _next_size(size, max(part.seconds for part in parts))
     return unreadable
@@ -95,7 +98,10 @@ def keep_touched(writer: StoreWriter, changes: Changes) -> None:
         writer.commit(added, removed=changes.gone)
 
 
-def _encode(encoder: Encoder, root: Path, paths: Sequence[str], segment: SegmentWriter) -> _Part:
+def _encode(
+    encoder: Encoder, root: Path, paths: Sequence[str], segment: SegmentWriter, advance: Callable[[int], None]
+) -> _Part:
+    """advance: is told of every batch how many images it had."""
     begin = time.perf_counter()
     unreadable: list[Unreadable] = []
     loader = DataLoader(
@@ -103,7 +109,7 @@ def _encode(encoder: Encoder, root: Path, paths: Sequence[str], segment: Segment
         batch_size=encoder.config.eval.batch_size,
         num_workers=encoder.config.dataset.workers,
         collate_fn=_collate,
-        worker_init_fn=single_thread,
+        worker_init_fn=start_worker,
     )
     for batch in loader if len(paths) else ():
         unreadable += batch.unreadable
@@ -113,6 +119,7 @@ def _encode(encoder: Encoder, root: Path, paths: Sequence[str], segment: Segment
             encoded = encoder.images(batch.pixels)
             tokens = encoded.tokens.half().cpu().numpy() if segment.token_shape else None
             segment.append(batch.images, encoded.vectors, tokens)
+        advance(len(batch.images) + len(batch.unreadable))
     return _Part(segment.close(), unreadable, time.perf_counter() - begin)
 
 
@@ -129,13 +136,13 @@ class _Files(Dataset):
         path = self.paths[index]
         try:
             status = (self.root / path).stat()  # before reading: a change from now on is noticed the next time
-            digest = hashlib.sha256((self.root / path).read_bytes()).digest()
-            pixels = read_image(self.root / path, self.size)
+            data = (self.root / path).read_bytes()
+            pixels = pixels_of(decode(data), self.size)
         except OSError as error:
-            return Unreadable(path, error.strerror or str(error))
-        except BadImage as error:
-            return Unreadable(path, str(error).removeprefix(f"{self.root / path}: "))
-        return pixels, ImageFile(path, status.st_size, status.st_mtime_ns, digest)
+            return not_looked_at(path, error)
+        except UnreadablePicture as error:
+            return Unreadable(path, str(error))
+        return pixels, ImageFile(path, status.st_size, status.st_mtime_ns, hashlib.sha256(data).digest())
 
 
 def _collate(samples: Sequence[tuple[Tensor, ImageFile] | Unreadable]) -> _Batch:
@@ -146,8 +153,8 @@ def _collate(samples: Sequence[tuple[Tensor, ImageFile] | Unreadable]) -> _Batch
 
 
 def _known(writer: StoreWriter, unreadable: Sequence[Unreadable]) -> list[int]:
-    """Keys of images that were readable when they were indexed."""
-    bad = {image.path for image in unreadable}
+    """Keys of images that were readable when they were indexed, and have another content now."""
+    bad = {image.path for image in unreadable if not image.keep}
     return [key for key, image in writer.store.images() if image.path in bad] if bad else []
 
 

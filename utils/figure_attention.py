@@ -4,7 +4,6 @@ W words. Words are coloured by the attribute chunk that they belong to; word pie
 """
 
 import argparse
-import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,9 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 from torch.nn import functional as F
 
-from dataset.attributes import Chunks, chunk_ids, find_chunks
+from dataset.attributes import find_chunks
 from dataset.tokenizer import Encoded
+from dataset.words import Word, words_in
 from models.attention_maps import default_layer, word_attention
 from utils.errors import UserError
 from utils.figure_inputs import (
@@ -49,12 +49,6 @@ CHARACTERS_PER_LINE = 112  # of the caption, 9 pt
 CELL_PIXELS = 144  # width of the images in the file
 WORD_POINTS, CHARACTERS_PER_CELL = 8.0, 8  # longer words are written smaller
 NUMBER_POINTS = 5.5  # of the chunks' numbers, above right of their words
-
-
-class Word(NamedTuple):
-    text: str
-    chunk: int  # number of its attribute chunk, from 1; 0 = in none
-    tokens: list[int]  # its word pieces
 
 
 class Explained(NamedTuple):
@@ -96,17 +90,6 @@ def explain(loaded: LoadedModel, pair: Pair, layer: int | None) -> Explained:
         raise UserError(f"the caption {pair.caption!r} has no word")
     layer = default_layer(loaded.model) if layer is None else layer
     return Explained(words, word_maps(loaded, pair.image, encoded, words, layer), f"{loaded.name}\nlayer {layer}")
-
-
-def words_in(caption: str, encoded: Encoded, chunks: Chunks) -> list[Word]:
-    """Words of a cleaned caption that have a word piece; those behind the last token are left out."""
-    chunk = chunk_ids(encoded.offsets, chunks)
-    words = []
-    for match in re.finditer(r"\S+", caption):
-        tokens = [n for n, (start, end) in enumerate(encoded.offsets) if start < match.end() and match.start() < end]
-        if tokens:
-            words.append(Word(match.group(), max(chunk[token] for token in tokens), tokens))
-    return words
 
 
 def word_maps(loaded: LoadedModel, picture: Path, encoded: Encoded, words: Sequence[Word], layer: int) -> Tensor:

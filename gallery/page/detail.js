@@ -123,8 +123,9 @@ export class Detail {
     this.#words = words;
     element("words").replaceChildren(
       ...words.map((word) => {
-        const content = [word.word, ...(word.part ? [make("sup", "", `${word.part}`)] : [])];
-        return this.#toggle(content, word.part, () => [word]);
+        const part = this.#hit.parts.length ? word.part : 0; // without a list of parts their numbers mean nothing
+        const content = [word.word, ...(part ? [make("sup", "", `${part}`)] : [])];
+        return this.#toggle(content, part, () => [word]);
       }),
     );
   }

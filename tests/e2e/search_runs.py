@@ -1,12 +1,18 @@
-"""Run search.py as its command line does, inside the test's process, on a small model with random weights."""
+"""Run search.py as its command line does, inside the test's process, on a small model with random weights.
+
+python -m torch.distributed.run ... -m tests.e2e.search_runs IMAGES [arguments of search.py]: in processes of its own,
+with so many images in each between two commits.
+"""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import search
+from gallery import update
 from models.build import build_model
 from utils.checkpoint import save_checkpoint
 from utils.config import Config
@@ -34,3 +40,8 @@ def answers(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict]:
     capsys.readouterr()
     assert search_command(["query", *arguments, "--json"]) == 0
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+if __name__ == "__main__":
+    update.FIRST_PART = update.LARGEST_PART = int(sys.argv[1])
+    sys.exit(search_command(sys.argv[2:]))

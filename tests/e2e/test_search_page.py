@@ -190,6 +190,20 @@ def test_words_of_a_part_share_its_colour(open_page):
     assert bar == young
 
 
+def test_a_fast_answer_has_no_parts_and_no_numbers_of_them(open_page, tmp_path):
+    page = open_page()
+    page.get_by_label("Fast").check()
+    search(page)
+    page.locator(".hit").first.click()
+    words = page.locator("#words button")
+    expect(words).to_have_text(SENTENCE.split())
+    expect(page.locator("#parts-section")).to_be_hidden()
+    assert len(set(words.evaluate_all("all => all.map(one => getComputedStyle(one).borderBottomColor)"))) == 1
+    words.nth(5).click()
+    assert heat(page) != []
+    screenshot(page, tmp_path / "fast_detail.png")
+
+
 def test_everything_can_be_done_from_the_keyboard(open_page):
     page = open_page()
     assert focused(page) == "query"

@@ -1,11 +1,17 @@
 """A gallery without a model, for tests of the service: the interface of gallery.Gallery, answers known beforehand."""
 
+import hashlib
+import io
 import re
 from pathlib import Path
 
+from fastapi.testclient import TestClient
 from PIL import Image
 
-from gallery.answers import Answer, ChunkScore, Hit, WordHeat
+from gallery.answers import Answer, CannotAnswer, ChunkScore, Hit, WordHeat
+from gallery.pictures import IndexedImage
+from gallery.service import create_app
+from gallery.store import UnknownImage
 from utils.errors import UserError
 
 ROWS, COLUMNS = 16, 8
@@ -16,6 +22,7 @@ class FakeGallery:
 
     def __init__(self, paths: list[Path], *, calibrated: bool = True, second_stage: bool = True) -> None:
         self.paths = {f"id{index}": path for index, path in enumerate(paths)}
+        self.indexed = {image_id: indexed(path) for image_id, path in self.paths.items()}
         self.calibrated, self.second_stage = calibrated, second_stage
         self.asked: list[tuple] = []
 
@@ -25,11 +32,15 @@ class FakeGallery:
     def describe(self) -> dict:
         return {"images": len(self), "root": "/srv", "model": "fake", "calibrated": self.calibrated}
 
-    def image_path(self, image_id: str) -> Path:
-        return self.paths[image_id]
+    def image(self, image_id: str) -> IndexedImage:
+        if image_id not in self.indexed:
+            raise UnknownImage(image_id)
+        return self.indexed[image_id]
 
     def query(self, sentence: str, *, top: int = 20, fast: bool = False) -> Answer:
         self.asked.append(("query", sentence, top, fast))
+        if not re.search(r"\w", sentence):
+            raise CannotAnswer("the query is empty")
         if sentence == "bad":
             raise UserError("the sentence has no word that the model knows")
         if sentence == "crash":
@@ -42,10 +53,17 @@ class FakeGallery:
         self.asked.append(("query_image", image.mode, image.size, top))
         return self._answer("", "image", [], top, nobody=False)
 
+    def query_similar(self, image_id: str, *, top: int = 20) -> Answer:
+        self.image(image_id)
+        self.asked.append(("query_similar", image_id, top))
+        return self._answer("", "image", [], top, nobody=False)
+
     def explain(self, sentence: str, image_id: str) -> list[WordHeat]:
+        self.image(image_id).read()
         self.asked.append(("explain", sentence, image_id))
         words = sentence.split()
-        part_of = {word: part for part, chunk in enumerate(chunks_of(sentence), start=1) for word in chunk}
+        chunks = chunks_of(sentence) if self.second_stage else []
+        part_of = {word: part for part, chunk in enumerate(chunks, start=1) for word in chunk}
         return [WordHeat(word, part_of.get(word, 0), heat_at(at / len(words))) for at, word in enumerate(words)]
 
     def _answer(self, sentence: str, mode: str, texts: list[str], top: int, *, nobody: bool) -> Answer:
@@ -56,6 +74,12 @@ class FakeGallery:
         surety = 0.07 if nobody else 0.93
         answer = (nobody, surety) if self.calibrated and mode != "image" else (None, None)
         return Answer(sentence, tuple(hits), *answer, 0.012, mode)  # type: ignore[arg-type]
+
+
+def indexed(path: Path) -> IndexedImage:
+    """A file as an index would remember it."""
+    data = path.read_bytes()
+    return IndexedImage(path, len(data), hashlib.sha256(data).digest())
 
 
 def chunks_of(sentence: str) -> list[list[str]]:
@@ -69,3 +93,27 @@ def heat_at(height: float) -> list[list[float]]:
     return [
         [1 / (1 + (row - hot) ** 2 + (column - 3.5) ** 2 - 0.25) for column in range(COLUMNS)] for row in range(ROWS)
     ]
+
+
+def fake_gallery(folder: Path) -> FakeGallery:
+    """Five JPEG crops of 40 x 80 px."""
+    paths = [folder / f"person {index}.jpg" for index in range(5)]
+    for index, path in enumerate(paths):
+        exif = Image.Exif()
+        exif[0x010E] = "taken at home"
+        Image.new("RGB", (40, 80), (40 * index, 90, 150)).save(path, exif=exif)
+    return FakeGallery(paths)
+
+
+def client_for(gallery: FakeGallery, **options) -> TestClient:
+    return TestClient(create_app(gallery, **options), base_url="http://localhost", raise_server_exceptions=False)
+
+
+def picture(size: tuple[int, int] = (30, 60), kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (200, 10, 10)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def upload(client: TestClient, data: bytes, **form):
+    return client.post("/api/search/image", files={"image": ("me.png", data)}, data=form)

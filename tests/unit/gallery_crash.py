@@ -2,10 +2,12 @@
 
 python -m tests.unit.gallery_crash FOLDER KILLS SEED
 
-Commit g of the writer adds the ROWS images of generation g and removes those of generation g - KEPT. After every kill
-the index must hold whole generations, KEPT of them, with their own vectors. Prints one JSON object.
+Commit g of the writer adds the ROWS images of generation g and removes those of generation g - KEPT; between commits it
+tidies up or erases. After every kill the index must hold whole generations, KEPT of them, each row with its own file's
+size, time, hash and vector. Prints one JSON object.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -16,12 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
+from gallery import store as store_module
 from gallery.manifest import CheckpointStamp, Manifest
 from gallery.segments import ImageFile
 from gallery.store import Store, StoreWriter
 
 ROWS, WIDTH, KEPT = 40, 64, 3
 TOKENS = [3, 16]
+store_module.MANY_SMALL = 1  # tidying joins generations, so that later ones leave removed rows beside live ones
 
 
 def new_manifest() -> Manifest:
@@ -36,13 +40,20 @@ def write_forever(folder: Path, committed: int) -> None:
             generation = max((generation_of(image.path) for _, image in writer.store.images()), default=-1) + 1
             segment = writer.write_segment(writer.store.manifest.next_serial)
             for row in range(ROWS):  # one at a time: many moments to be killed at
-                image = ImageFile(f"{generation}/{row}.jpg", generation, row, bytes(32))
+                image = image_of(generation, row)
                 segment.append([image], vector(generation, row)[None], np.full((1, *TOKENS), row, np.float16))
             old = [key for key, im in writer.store.images() if generation_of(im.path) <= generation - KEPT]
             writer.commit([segment.close()], removed=old)
             os.write(committed, b".")
             if generation % 4 == 0:
                 writer.tidy()
+            elif generation % 2:
+                writer.erase([])  # everything anew that has lost a row
+
+
+def image_of(generation: int, row: int) -> ImageFile:
+    path = f"{generation}/{row}.jpg"
+    return ImageFile(path, generation, row, hashlib.sha256(path.encode()).digest())
 
 
 def generation_of(path: str) -> int:
@@ -64,6 +75,7 @@ def check(folder: Path) -> int:
     assert len(store) == len(rows) == len(found) * ROWS
     for key, path in rows:
         generation, row = generation_of(path), int(Path(path).stem)
+        assert store.image(key) == image_of(generation, row)
         np.testing.assert_array_equal(store.vector(key), vector(generation, row))
         tokens = store.tokens(key)
         assert tokens is not None

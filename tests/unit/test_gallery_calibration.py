@@ -15,7 +15,13 @@ from gallery.calibration import (
     fit,
     logistic_regression,
 )
-from gallery.calibration_file import FILE, Calibration, OrderCalibration, calibration_beside, calibration_from
+from gallery.calibration_file import (
+    Calibration,
+    OrderCalibration,
+    calibration_beside,
+    calibration_from,
+    calibration_path,
+)
 from utils.errors import UserError
 from utils.retrieval import Scores
 
@@ -87,11 +93,12 @@ def test_the_file_beside_the_checkpoint(tmp_path):
         checkpoint_sha256="abc", split="val", num_captions=4, num_images=5, fast=order, exact=None
     )
     assert calibration_beside(checkpoint, "abc") is None
-    (tmp_path / FILE).write_text(json.dumps(asdict(calibration)))
+    calibration_path(checkpoint).write_text(json.dumps(asdict(calibration)))
+    calibration_path(tmp_path / "last.pth").write_text("{}")  # of another checkpoint of the same run
     found = calibration_beside(checkpoint, "abc")
     assert found is not None
     assert calibration_from(found) == calibration
     assert calibration_beside(checkpoint, "of other weights") is None
-    (tmp_path / FILE).write_text('{"fast": 1}')
-    with pytest.raises(UserError, match=r"calibration\.json is damaged"):
+    calibration_path(checkpoint).write_text('{"fast": 1}')
+    with pytest.raises(UserError, match=r"best\.calibration\.json is damaged"):
         calibration_beside(checkpoint, "abc")

@@ -39,8 +39,8 @@ def test_chunks_behind_the_cut_are_left_out(tokenizer):
     assert whole.texts == ["red backpack", "black leather shoes"]
     assert whole.ids == [0, 0, 0, 0, 0, 1, 1, 0, 2, 2, 2]
     cut = chunks_of(sentence, encode(tokenizer, sentence, 7))
-    assert cut == QueryChunks(["red backpack"], [0, 0, 0, 0, 0, 1, 1])
-    assert chunks_of("a man", encode(tokenizer, "a man", 48)) == QueryChunks([], [0, 0, 0])
+    assert (cut.texts, cut.ids) == (["red backpack"], [0, 0, 0, 0, 0, 1, 1])
+    assert chunks_of("a man", encode(tokenizer, "a man", 48)) == QueryChunks([], [], [0, 0, 0])
 
 
 def test_words_have_the_mean_of_their_pieces(tokenizer):
@@ -49,7 +49,9 @@ def test_words_have_the_mean_of_their_pieces(tokenizer):
     assert len(encoded.ids) == 6  # "tshirt" is three pieces
     heat = np.zeros((6, 1, 2))
     heat[1, 0], heat[3, 0], heat[5, 0] = (1, 4), (8, 0), (0, 2)
-    words = word_heats(Sentence(text, encoded, np.zeros(1)), QueryChunks(["tshirt"], [0, 0, 0, 1, 1, 1]), heat)
+    words = word_heats(
+        Sentence(text, encoded, np.zeros(1)), QueryChunks(["tshirt"], [[(4, 10)]], [0, 0, 0, 1, 1, 1]), heat
+    )
     assert [(word.word, word.chunk, word.heat) for word in words] == [
         ("a", 0, [[0.25, 1.0]]),
         ("a", 0, [[0.0, 0.0]]),

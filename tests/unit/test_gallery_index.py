@@ -1,6 +1,5 @@
 """First stage: both engines against a plain matrix product, while the index changes."""
 
-import json
 from importlib.util import find_spec
 
 import numpy as np
@@ -70,29 +69,6 @@ def test_the_nearest_are_those_of_the_matrix_product_while_the_index_changes(eng
     index.update(writer.store)
     check(10)
     check(1000)
-    index.close()
-
-
-@pytest.mark.parametrize("engine", [MILVUS])
-def test_milvus_behind_the_store_is_noticed_and_catches_up(engine, writer):
-    url = engine_of(engine, writer.store)
-    index = open_index(writer.store, url)
-    query = np.ones((1, WIDTH), np.float32)
-    with pytest.raises(UserError, match=r"is behind this index: run search\.py index again"):
-        index.search(query, 3)
-    index.update(writer.store)
-    index.search(query, 3)
-    # A crash after half of an update: Milvus has rows that nobody has noted
-    state = writer.folder / "engine.json"
-    noted = json.loads(state.read_text())
-    state.write_text(json.dumps({**noted, "segments": {"1": []}}))
-    index.close()
-    index = open_index(writer.store, url)
-    with pytest.raises(UserError, match="is behind this index"):
-        index.search(query, 3)
-    index.update(writer.store)
-    found = index.search(query, 1000)
-    np.testing.assert_array_equal(np.sort(found.key[0]), writer.store.keys())
     index.close()
 
 

@@ -1,12 +1,13 @@
 """What a folder holds and how it differs from an index."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from gallery.manifest import CheckpointStamp, Manifest
-from gallery.scan import FoundImage, compare, listed, relative, sha256_of, walk
+from gallery.scan import FoundImage, Unreadable, compare, listed, not_looked_at, relative, sha256_of, walk
 from gallery.segments import ImageFile
 from gallery.store import StoreWriter
 from utils.errors import UserError
@@ -35,6 +36,28 @@ def test_names_and_links_that_cannot_be_read_are_listed(folder):
         "No such file or directory",
         "its name is not valid UTF-8; rename it",
     }
+    assert not any(bad.keep for bad in walk(folder).unreadable)
+
+
+def test_a_folder_that_cannot_be_listed_is_told(folder, monkeypatch):
+    cannot_list(monkeypatch, folder / "deep" / "er")
+    found = walk(folder)
+    assert [image.path for image in found.images] == ["a.PNG", "b.jpg", "deep/d.webp"]
+    assert found.unreadable == [Unreadable("deep/er", "Permission denied", keep=True)]
+    monkeypatch.chdir(folder)
+    assert walk(Path(".")).unreadable == found.unreadable
+
+
+def cannot_list(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """As a right that is missing, which root does not need."""
+    own = os.scandir
+
+    def scandir(path):
+        if os.path.abspath(path) == str(folder):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return own(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
 
 
 def test_a_list_of_paths(folder):
@@ -49,10 +72,37 @@ def test_a_list_of_paths(folder):
         walk(folder / "b.jpg")
 
 
-def test_changes_are_told_from_touches(folder, tmp_path):
+def test_images_that_cannot_be_looked_at_are_kept(folder, tmp_path, monkeypatch):
+    with StoreWriter(tmp_path / "index", manifest_of(folder)) as writer:
+        segment = writer.write_segment(1)
+        names = ["a.PNG", "deep/er/c.JPeG", "deep/er/x/gone.jpg", "deep/err.jpg", "gone.jpg"]
+        segment.append([ImageFile(name, 1, 1, bytes(32)) for name in names], [[0.0]] * 5, None)
+        writer.commit([segment.close()])
+        keys = {image.path: key for key, image in writer.store.images()}
+        cannot_list(monkeypatch, folder / "deep" / "er")
+        changes = compare(writer.store, walk(folder), folder)
+        assert changes.gone == [keys["deep/err.jpg"], keys["gone.jpg"]]
+        assert changes.kept == 2
+        cannot_list(monkeypatch, folder)
+        nothing = walk(folder)
+        assert (nothing.images, [bad.path for bad in nothing.unreadable]) == ([], ["."])
+        assert compare(writer.store, nothing, folder)[2:] == ([], 0, 5)
+
+
+@pytest.mark.parametrize(
+    ("error", "keep"), [(errno.ENOENT, False), (errno.ENOTDIR, False), (errno.EACCES, True), (errno.EIO, True)]
+)
+def test_only_a_missing_file_is_gone(error, keep):
+    assert not_looked_at("a.jpg", OSError(error, os.strerror(error))) == ("a.jpg", os.strerror(error), keep)
+
+
+def manifest_of(folder: Path) -> Manifest:
     stamp = CheckpointStamp(path="best.pth", sha256="0" * 64, size=1, mtime_ns=1)
-    manifest = Manifest(name="test", root=str(folder), checkpoint=stamp, config={}, width=1, token_shape=None)
-    with StoreWriter(tmp_path / "index", manifest) as writer:
+    return Manifest(name="test", root=str(folder), checkpoint=stamp, config={}, width=1, token_shape=None)
+
+
+def test_changes_are_told_from_touches(folder, tmp_path):
+    with StoreWriter(tmp_path / "index", manifest_of(folder)) as writer:
         segment = writer.write_segment(1)
         known = [ImageFile(*image, sha256_of(folder / image.path) or b"") for image in walk(folder).images]
         gone = ImageFile("gone.jpg", 1, 1, bytes(32))

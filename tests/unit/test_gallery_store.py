@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,6 +109,72 @@ def test_many_small_segments_are_joined_and_worn_ones_written_anew(tmp_path, mon
         before = writer.store.manifest
         writer.tidy()
         assert writer.store.manifest == before
+
+
+def test_what_is_erased_is_in_no_file(tmp_path):
+    with StoreWriter(tmp_path, new_manifest()) as writer:
+        add(writer, *(f"{number}.jpg" for number in range(10)))
+        add(writer, "x.jpg", "y.jpg")
+        untouched = (tmp_path / "segments" / "00000002").stat().st_ino
+        key = writer.store.key_of(image_number("3.jpg"))
+        writer.commit(removed=[writer.store.key_of(image_number("7.jpg"))])  # is only marked
+        assert traces(tmp_path, "7.jpg") == {"paths.bin", "records.bin", "vectors.f32"}
+        writer.erase([key], excluded=["3.jpg"])
+        assert traces(tmp_path, "3.jpg") == {"manifest.json"}  # indexing the folder again has to leave it out
+        assert traces(tmp_path, "7.jpg") == set()
+        assert traces(tmp_path, "4.jpg") == {"paths.bin", "records.bin", "vectors.f32"}
+        assert set(contents(writer.store)) == {*(f"{number}.jpg" for number in range(10)), "x.jpg", "y.jpg"} - {
+            "3.jpg",
+            "7.jpg",
+        }
+        assert [entry.removed for entry in writer.store.manifest.segments] == [[], []]
+        assert (tmp_path / "segments" / "00000002").stat().st_ino == untouched
+        before = writer.store.manifest
+        writer.erase([])
+        assert writer.store.manifest == before
+        writer.erase(writer.store.keys())
+        assert list((tmp_path / "segments").iterdir()) == []
+
+
+def traces(folder: Path, name: str) -> set[str]:
+    """Files of an index that hold an image's path, number or vector."""
+    needles = (name.encode(), image_number(name).to_bytes(8, "little"), vector(name).tobytes())
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.name for path in files if any(needle in path.read_bytes() for needle in needles)}
+
+
+def test_live_rows_are_told_from_others(tmp_path):
+    with StoreWriter(tmp_path, new_manifest()) as writer:
+        add(writer, "a.jpg", "b.jpg", "c.jpg")
+        first = KEYS_PER_SEGMENT
+        writer.commit(removed=[first + 1])
+        assert [key in writer.store for key in range(first - 1, first + 4)] == [False, True, False, True, False]
+        assert 2 * KEYS_PER_SEGMENT not in writer.store
+
+
+def test_foreign_files_are_left_alone(tmp_path):
+    (tmp_path / "segments" / "mine").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"holds segments but no index: give a new or empty folder"):
+        StoreWriter(tmp_path, new_manifest())
+    assert (tmp_path / "segments" / "mine").is_dir()
+    assert not (tmp_path / "manifest.json").exists()
+    (tmp_path / "index").mkdir()
+    for left_by_a_crash in ("lock", "manifest.json.tmp"):
+        (tmp_path / "index" / left_by_a_crash).touch()
+    with StoreWriter(tmp_path / "index", new_manifest()) as writer:
+        foreign = tmp_path / "index" / "segments" / "mine"
+        foreign.mkdir(parents=True)
+        add(writer, "a.jpg")
+    with StoreWriter(tmp_path / "index"):
+        assert foreign.is_dir()
+
+
+def test_an_index_is_not_begun_again(tmp_path):
+    with StoreWriter(tmp_path, new_manifest()) as writer:
+        add(writer, "a.jpg")
+    with pytest.raises(UserError, match="is an index already"):
+        StoreWriter(tmp_path, new_manifest())
+    assert contents(Store.open(tmp_path)) == {"a.jpg": 1}
 
 
 def test_a_reader_keeps_what_it_opened(tmp_path):

@@ -46,6 +46,12 @@ def test_a_weak_token_is_refused(token):
         check_token(token, "127.0.0.1")
 
 
+@pytest.mark.parametrize("address", ["*", "", "proxy.example", "10.0.0.1/8", "127.0.0.1,10.0.0.1"])
+def test_a_trusted_proxy_is_one_address_or_network(address):
+    with pytest.raises(UserError, match=r"trusted proxy .*: expected an address or a network"):
+        serve(FakeGallery([]), port=0, trusted_proxy=address)
+
+
 def test_a_port_in_use_is_told_in_one_line():
     with gallery.service._listen("127.0.0.1", 0) as listener, pytest.raises(UserError, match="give another --port"):
         serve(FakeGallery([]), port=listener.getsockname()[1])
@@ -138,6 +144,28 @@ def test_guessing_is_slow():
     assert client.post("/sign-in", data={"token": TOKEN}).status_code == 429
 
 
+def test_guessing_by_header_is_as_slow(tmp_path):
+    limits = Limits(sign_ins=Rate(burst=3, per_minute=1))
+    client = client_for(limits=limits, audit_log=tmp_path / "audit.jsonl")
+    right, wrong = ({"authorization": f"Bearer {token}"} for token in (TOKEN, "wrong-token-of-somebody"))
+    assert [client.get("/api/gallery", headers=right).status_code for _ in range(5)] == [200] * 5  # costs no try
+    assert client.get("/health", headers=wrong).status_code == 200  # needs none
+    statuses = [client.get(path, headers=wrong).status_code for path in ("/api/gallery", "/nowhere", "/", "/")]
+    assert statuses == [401, 401, 303, 429]
+    refused = client.get("/api/gallery", headers=right)  # else the answer would tell a guesser that it is right
+    assert (refused.status_code, int(refused.headers["retry-after"]) > 50) == (429, True)
+    assert client.post("/sign-in", data={"token": TOKEN}).status_code == 429  # the same tries as in the form
+    log = (tmp_path / "audit.jsonl").read_text()
+    assert re.findall(r'"action": "([^"]+)"', log) == ["sign-in refused"] * 3
+    assert "wrong-token" not in log
+
+
+def test_without_a_token_a_header_is_no_try():
+    client = client_for(None, base_url="http://localhost", limits=Limits(sign_ins=Rate(burst=1, per_minute=1)))
+    headers = {"authorization": "Bearer of-another-service"}
+    assert [client.get("/api/gallery", headers=headers).status_code for _ in range(3)] == [200] * 3
+
+
 def test_sign_ins_are_logged_without_the_token(tmp_path: Path):
     client = client_for(audit_log=tmp_path / "audit.jsonl")
     client.post("/sign-in", data={"token": "wrong-token"})
@@ -217,7 +245,9 @@ def test_a_bucket_empties_fills_up_again_and_belongs_to_one_client():
     assert limiter.seconds_to_wait("a") == pytest.approx(0.5)
     now[0] = 2.0
     assert limiter.seconds_to_wait("a") == 0
+    assert [limiter.seconds_to_wait("a", take=False) for _ in range(2)] == [2.0] * 2
     now[0] = 1000.0
+    assert [limiter.seconds_to_wait("a", take=False) for _ in range(9)] == [0] * 9
     assert [limiter.seconds_to_wait("a") for _ in range(3)] == [0, 0, 2.0]  # never more than a burst
 
 
