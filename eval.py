@@ -28,13 +28,12 @@ from utils.distributed import shutdown, start
 from utils.log import one_line_errors, set_up_logging
 from utils.pretrained import find_weights
 from utils.report import Report, make_report, measure_orders, measures_table, save_per_query, save_report
-from utils.retrieval import Scores, encode_gallery, score_captions
+from utils.retrieval import RETRIEVAL_TASKS, Scores, encode_gallery, score_captions
 from utils.run_folder import save_json
 from utils.score_file import save_scores
 from utils.seed import seed_everything
 
 logger = logging.getLogger(__name__)
-NEEDED_FOR_RETRIEVAL = frozenset({"itc", "itm"})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     checkpoint = find_weights(args.checkpoint)
     tokenizer = load_tokenizer(config.model.text_encoder.name)
     loaders = eval_loaders_of(config, tokenizer, process, args.split)
-    model = build_model(config, tasks=NEEDED_FOR_RETRIEVAL)
+    model = build_model(config, tasks=RETRIEVAL_TASKS)
     filled = initialise(model, checkpoint, trust=args.trust_checkpoint)
     if process.is_main:
         Console(stderr=True).print(report_table(filled, model))
@@ -151,7 +150,7 @@ def write(
     save_report(folder, report, title, details)
     save_per_query(folder / "per_query.csv", report.queries, scores.text_person_id.tolist(), captions, paths)
     if with_scores:
-        save_scores(folder / "scores.npz", scores, paths)
+        save_scores(folder / "scores.npz", scores, paths, captions)
 
 
 if __name__ == "__main__":

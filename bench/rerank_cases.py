@@ -1,6 +1,7 @@
 """Models and made-up data at the proportions of CUHK-PEDES, for bench/evaluate.py; everything random but seeded."""
 
 import types
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,13 @@ from models.pair_scorer import PairScorer
 from models.person_search import PersonSearchModel
 from models.text_encoder import TextEncoder
 from models.vision_mamba import VisionMamba
+from utils.retrieval import RETRIEVAL_TASKS
 
 IMAGE_WIDTH = 768
 MAX_WORDS = 90  # of CUHK-PEDES
 MEAN_WORDS, SPREAD = 23.0, 0.4  # its captions' mean length; standard deviation of the logarithm
 WORDS = (1000, 30000)  # word pieces of BERT's vocabulary
+IMAGE_SPREAD = 2.0  # of an image's own vector against the noise in its tokens, see random_gallery
 NARROW = BertSizes(hidden_size=64, num_hidden_layers=2, num_attention_heads=1, intermediate_size=256)
 
 
@@ -45,9 +48,46 @@ def whole_model(device: torch.device) -> PersonSearchModel:
         temperature=0.07,
         pixel_mean=(0.5, 0.5, 0.5),
         pixel_std=(0.5, 0.5, 0.5),
-        tasks=frozenset({"itc", "itm"}),
+        tasks=RETRIEVAL_TASKS,
     )
     return model.to(device)
+
+
+class Case(NamedTuple):
+    """A gallery with two captions per image, T captions and I images."""
+
+    tokens: Tensor  # (I, K, width), on the CPU
+    texts: list[Tensor]  # T of (L,)
+    similarity: Tensor  # (T, I)
+
+    @property
+    def mean_tokens(self) -> float:
+        """Of a caption."""
+        return sum(map(len, self.texts)) / len(self.texts)
+
+
+def random_gallery(num_images: int, num_tokens: int) -> Case:
+    """The tokens of one image are alike, as an encoder's are: else attention would average them to nearly the same for
+    every image, and rounding would rank them."""
+    generator = torch.Generator().manual_seed(2)
+    tokens = torch.randn(num_images, num_tokens, IMAGE_WIDTH, generator=generator)
+    tokens += IMAGE_SPREAD * torch.randn(num_images, 1, IMAGE_WIDTH, generator=generator)
+    texts = captions(2 * num_images)
+    return Case(tokens, texts, torch.rand(len(texts), num_images, generator=generator))
+
+
+def people_of(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Person ids of captions (T,) and images (I,) under which scores (T, I) rank about as well as a trained model.
+
+    Two images per person. A caption describes the person of the image at a place of its own ranking that is drawn:
+    near the front most of the time, and anywhere.
+    """
+    num_captions, num_images = scores.shape
+    image_person_id = torch.arange(num_images) // 2
+    drawn = torch.rand(num_captions, generator=torch.Generator().manual_seed(3))
+    place = (num_images * drawn**8).long()  # first of 64 for 59 % of the captions, among the first ten for 79 %
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    return image_person_id[order.gather(1, place[:, None])[:, 0]], image_person_id
 
 
 def captions(number: int) -> list[Tensor]:

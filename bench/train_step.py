@@ -46,19 +46,20 @@ WITHOUT_DROPOUT = [
     "model.text_encoder.attention_probs_dropout_prob=0",
     "model.image_encoder.drop_path=0",
 ]
+ALL_PAIRS = ["losses.cross_modal_share=1"]
 WIDTH_384 = [
-    "dataset.image_size=[256, 128]",
-    "dataset.max_words=90",
+    *ALL_PAIRS,
     "model.image_encoder.embed_dim=384",
     "model.text_encoder.num_hidden_layers=6",
     "model.text_encoder.fusion_layer=3",
     "init.freeze=[]",
-    "losses.cross_modal_share=1",
 ]
+LARGE_IMAGES = ["dataset.image_size=[256, 128]"]
 CASES = {  # name: file, changes, samples in a batch
     "demo": ("demo.yaml", [], 32),
-    "demo, share 1": ("demo.yaml", ["losses.cross_modal_share=1"], 32),
-    "width 384": ("demo.yaml", WIDTH_384, 8),
+    "demo, all pairs": ("demo.yaml", ALL_PAIRS, 32),
+    "width 384": ("demo.yaml", WIDTH_384, 32),
+    "width 384, 256x128": ("demo.yaml", [*WIDTH_384, *LARGE_IMAGES], 8),
     "vim_base": ("cuhk_pedes.yaml", ["model.text_encoder.name=bert-base-uncased"], 8),
 }
 ALPHA = 0.4

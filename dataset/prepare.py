@@ -1,4 +1,5 @@
-"""Command line behind shell/data_process.sh: check a benchmark on disk and write its processed_data/{split}.json.
+"""Command line behind shell/data_process.sh: check a benchmark on disk and write its processed_data/: {split}.json, and
+the benchmark's name.
 
 Exit status: 0 written (perhaps with warnings), 1 errors found and nothing written, 2 nothing found to check.
 """
@@ -16,7 +17,7 @@ from rich.table import Table
 from dataset import checks
 from dataset.benchmarks import BENCHMARKS, SPLITS, Benchmark, SplitCounts, benchmark
 from dataset.checks import Annotation, Finding
-from dataset.records import read_json_list
+from dataset.records import NAME_FILE, read_json_list
 from utils.errors import UserError
 from utils.log import one_line_errors, set_up_logging
 
@@ -76,32 +77,35 @@ def prepare(raw_file: Path, benchmark: Benchmark, *, verify: bool, workers: int)
         findings += checks.check_counts(counts, benchmark, str(raw_file))
     print_findings(findings)
     Console().print(counts_table(counts, benchmark, with_official=not synthetic))
-    return finish(root, annotations, findings)
+    return finish(root, annotations, findings, benchmark.name)
 
 
-def finish(root: Path, annotations: list[Annotation], findings: list[Finding]) -> int:
+def finish(root: Path, annotations: list[Annotation], findings: list[Finding], name: str) -> int:
     num_errors = sum(finding.is_error for finding in findings)
     target = root / "processed_data"
     if num_errors:
         print(f"not ready: {num_errors:,} errors; nothing was written, {target} is as it was before")
         return 1
-    write_splits(target, annotations)
+    write_splits(target, annotations, name)
     num_warnings = len(findings)
     print(f"ready: wrote {', '.join(f'{split}.json' for split in SPLITS)} to {target} ({num_warnings:,} warnings)")
     return 0
 
 
-def write_splits(target: Path, annotations: list[Annotation]) -> None:
-    """Write {split}.json of all splits into target: all of them or, when writing fails, none."""
+def write_splits(target: Path, annotations: list[Annotation], name: str) -> None:
+    """Write {split}.json of all splits and the benchmark's name into target: all or, when writing fails, none."""
     target.mkdir(exist_ok=True)
-    temporary = {split: target / f"{split}.json.tmp" for split in SPLITS}
+    contents = {NAME_FILE: f"{name}\n"}
+    for split in SPLITS:
+        records = [annotation.record for annotation in annotations if annotation.split == split]
+        entries = [{"id": r.person_id, "file_path": r.file_path, "captions": r.captions} for r in records]
+        contents[f"{split}.json"] = json.dumps(entries)
+    temporary = {file: target / f"{file}.tmp" for file in contents}
     try:
-        for split, path in temporary.items():
-            records = [annotation.record for annotation in annotations if annotation.split == split]
-            entries = [{"id": r.person_id, "file_path": r.file_path, "captions": r.captions} for r in records]
-            path.write_text(json.dumps(entries), encoding="ascii")  # json escapes everything else
-        for split, path in temporary.items():
-            os.replace(path, target / f"{split}.json")
+        for file, path in temporary.items():
+            path.write_text(contents[file], encoding="ascii")  # json escapes everything else
+        for file, path in temporary.items():
+            os.replace(path, target / file)
     finally:
         for path in temporary.values():
             path.unlink(missing_ok=True)

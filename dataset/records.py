@@ -6,7 +6,6 @@ A record is an object with `id` (person: integer, or its digits as a string), an
 
 import codecs
 import json
-import logging
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +14,7 @@ from dataset.benchmarks import SPLITS
 from utils.errors import UserError
 
 HOLD_OUT_EVERY = 20  # one train person in so many (5 %) is held out where a benchmark has no validation split
-
-logger = logging.getLogger(__name__)
+NAME_FILE = "benchmark.txt"  # in processed_data/, the benchmark's name
 
 
 class Record(NamedTuple):
@@ -76,6 +74,17 @@ def read_records(root: Path, split: str) -> list[Record]:
     return records
 
 
+def check_benchmark(root: Path, name: str) -> None:
+    """Raises: UserError where root was prepared as another benchmark; what another program prepared does not say."""
+    path = root / "processed_data" / NAME_FILE
+    found = path.read_text(encoding="utf-8").strip() if path.is_file() else name
+    if found != name:
+        raise UserError(
+            f"{root} holds {found}, but dataset.name is {name}: set dataset.name to {found}, or dataset.root to "
+            f"the folder of {name}"
+        )
+
+
 def hold_out_validation(train: list[Record]) -> tuple[list[Record], list[Record]]:
     """Split train records into (train, validation) by person, for benchmarks without validation people (ICFG-PEDES).
 
@@ -87,12 +96,6 @@ def hold_out_validation(train: list[Record]) -> tuple[list[Record], list[Record]
     if len(people) < 2:
         raise UserError(f"cannot hold out people for validation: train has {len(people)}; set eval.select_on to test")
     held_out = set(people[::HOLD_OUT_EVERY])
-    logger.warning(
-        "no validation split: %d of %d train people (every %dth by id) are held out of training to validate on",
-        len(held_out),
-        len(people),
-        HOLD_OUT_EVERY,
-    )
     return (
         [record for record in train if record.person_id not in held_out],
         [record for record in train if record.person_id in held_out],

@@ -30,6 +30,7 @@ NORMALIZATIONS = {
     "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
     "clip": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
 }
+CROSS_MODAL = frozenset({"itm", "prd", "attribute", "mlm", "mrtd"})  # tasks on text that has seen the image
 NAMED_ENCODERS = {
     "vim_tiny": {"embed_dim": 192, "depth": 24},
     "vim_small": {"embed_dim": 384, "depth": 24},
@@ -46,6 +47,7 @@ def build_model(config: Config, tasks: frozenset[str] | None = None) -> PersonSe
     model = PersonSearchModel(**model_parts(**model_sizes(config, tasks)))
     if tasks is None:
         freeze(model, config.init.freeze)
+        freeze(model, unreached_parts(model))  # DDP waits for the gradient of every parameter in training
     return model
 
 
@@ -57,6 +59,23 @@ def freeze(model: nn.Module, names: Collection[str]) -> None:
             raise UserError(f"init.freeze: the model has no part {name!r}; name a module, e.g. text_encoder")
         for parameter in found:
             parameter.requires_grad_(False)
+
+
+def unreached_parts(model: PersonSearchModel) -> list[str]:
+    """Parts that none of the model's tasks sends a gradient to: `PersonSearchModel.forward` read backwards."""
+    tasks, text = model.tasks, model.text_encoder
+    parts = []
+    if "itc" not in tasks:  # the draw of negatives uses these without a gradient
+        parts += ["vision_proj", "text_proj", "temperature"]
+    if not tasks & {"itm", "attribute"}:
+        parts.append("itm_head")
+    if "mlm" not in tasks:  # mrtd asks the momentum copy of this head
+        parts.append("text_encoder.cls")
+    if not tasks & CROSS_MODAL:  # text mode alone
+        layers = [f"text_encoder.bert.encoder.layer.{number}" for number in range(text.sizes.num_hidden_layers)]
+        parts += [f"{layer}.crossattention" for layer in layers[text.first_cross : text.fusion_layer]]
+        parts += layers[text.fusion_layer :]
+    return parts
 
 
 def model_sizes(config: Config, tasks: frozenset[str] | None = None) -> dict[str, Any]:
@@ -110,21 +129,38 @@ def _image_encoder_sizes(config: ImageEncoderConfig, image_size: tuple[int, int]
         "drop_path": config.drop_path,
     }
     if config.kind == "vit":
+        _check_divisible("model.image_encoder.embed_dim", sizes["embed_dim"], "num_heads", sizes["num_heads"])
         return {**common, "num_heads": sizes["num_heads"]}
     scan = {key: getattr(config, key) for key in ("d_state", "divide_out", "scan_backend")}
     return {**common, **scan}
 
 
 def _text_encoder_sizes(config: TextEncoderConfig) -> dict[str, Any]:
-    """Sizes as the configuration gives them, else as the named BERT has them, else as BERT base."""
+    """Sizes as the configuration gives them, else as the named BERT has them, else as BERT base.
+
+    Raises: UserError if they cannot go together, which utils/config_schema.py sees only where all of them are given.
+    """
     fields = BertSizes.__dataclass_fields__
     named = {key: value for key, value in bert_config(config.name).items() if key in fields}
     given = {key: value for key, value in vars(config).items() if key in fields and value is not None}
+    sizes = BertSizes(**named | given)
+    width, heads, layers = sizes.hidden_size, sizes.num_attention_heads, sizes.num_hidden_layers
+    _check_divisible("model.text_encoder.hidden_size", width, "num_attention_heads", heads)
+    if config.fusion_layer == layers and not config.full_cross_attention:
+        raise UserError(
+            f"model.text_encoder.fusion_layer {config.fusion_layer} leaves none of {layers} layers for "
+            "cross-attention; set full_cross_attention: true or lower fusion_layer"
+        )
     return {
-        **asdict(BertSizes(**named | given)),
+        **asdict(sizes),
         "fusion_layer": config.fusion_layer,
         "full_cross_attention": config.full_cross_attention,
     }
+
+
+def _check_divisible(width_key: str, width: int, heads_key: str, heads: int) -> None:
+    if width % heads:
+        raise UserError(f"{width_key} {width} is not divisible by {heads_key} {heads}; set both")
 
 
 def build_momentum_encoder(model: PersonSearchModel, config: Config) -> MomentumEncoder:

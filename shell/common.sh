@@ -1,6 +1,7 @@
 # Sourced by the scripts beside it, which set REPOSITORY (absolute). Sets PYTHON: the one that PYTHON= names, else the
 # active virtual environment's, else that of .venv in the repository, else the first python in the path.
 
+PYTHON_GIVEN=${PYTHON:-}
 if [[ ${PYTHON:-} == */* && $PYTHON != /* ]]; then
   PYTHON="$PWD/$PYTHON"  # meant relative to the folder of the caller
 elif [[ -z ${PYTHON:-} && -z ${VIRTUAL_ENV:-} && -x $REPOSITORY/.venv/bin/python ]]; then
@@ -67,22 +68,24 @@ evaluate() {
   launch eval.py --config "$REPOSITORY/configs/$config" --checkpoint "$checkpoint" "$@"
 }
 
-# set_up: an environment with everything in requirements.txt. Makes .venv unless a virtual environment is active or
-# PYTHON= names a python; installs only when requirements.txt has changed since the last time.
+# set_up FILE...: an environment with everything in these requirement files. Makes .venv unless a virtual environment is
+# active or PYTHON= names a python; installs only those that have changed since the last time.
 set_up() {
-  local stamp wanted
-  if [[ $PYTHON == python && -z ${VIRTUAL_ENV:-} ]]; then
+  local file prefix options=(--disable-pip-version-check)
+  if [[ -z $PYTHON_GIVEN && -z ${VIRTUAL_ENV:-} && $PYTHON == python ]]; then
     echo "making a virtual environment in $REPOSITORY/.venv"
     "$(command -v python3 || command -v python)" -m venv "$REPOSITORY/.venv"
     PYTHON="$REPOSITORY/.venv/bin/python"
   fi
-  stamp="$("$PYTHON" -c 'import sys; print(sys.prefix)')/mamba-tbps-requirements.txt"
-  wanted="$REPOSITORY/requirements.txt"
-  if ! cmp -s "$wanted" "$stamp"; then
-    echo "installing requirements.txt: several GB and some minutes, the first time"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$wanted"
-    cp "$wanted" "$stamp"
-  fi
+  [[ -t 1 ]] || options+=(--quiet)  # in a terminal, pip's own progress
+  prefix=$("$PYTHON" -c 'import sys; print(sys.prefix)')
+  for file in "$@"; do
+    if ! cmp -s "$REPOSITORY/$file" "$prefix/mamba-tbps-$file"; then
+      echo "installing $file (the first time that may be several GB and some minutes)"
+      "$PYTHON" -m pip install "${options[@]}" -r "$REPOSITORY/$file"
+      cp "$REPOSITORY/$file" "$prefix/mamba-tbps-$file"
+    fi
+  done
 }
 
 # install_chromium: a browser for the tests of the search page, where there is none and apt-get can be used

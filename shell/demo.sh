@@ -8,25 +8,37 @@ if [[ ${1:-} == -h || ${1:-} == --help ]]; then
   usage "$0"
   exit
 fi
-set_up
+
+# step COMMAND...: in the background, so that the traps below need not wait for its end. Ctrl-C reaches it by the terminal
+# (a background command would ignore it, hence the reset); SIGTERM is passed on.
+step() {
+  (trap - INT; exec "$@") &
+  step=$!
+  wait "$step"
+}
+step=
+trap '[[ -z $step ]] || wait "$step" || true; exit 130' INT  # train.py saves and ends with 0: nothing may follow
+trap '[[ -z $step ]] || { kill -TERM "$step"; wait "$step"; } || true; exit 143' TERM
+
+set_up requirements.txt
 cd "$REPOSITORY"
 DATA=data/synthpedes
 RUN=output/demo
 
-"$PYTHON" -m dataset.synthetic "$DATA" --format CUHK-PEDES --people-train 1000 --people-val 25 --people-test 50
-"$PYTHON" -m dataset.prepare CUHK-PEDES "$DATA"
+step "$PYTHON" -m dataset.synthetic "$DATA" --format CUHK-PEDES --people-train 1000 --people-val 25 --people-test 50
+step "$PYTHON" -m dataset.prepare CUHK-PEDES "$DATA"
 if [[ -e $RUN/last.pth ]]; then
-  "$PYTHON" train.py --config configs/demo.yaml --output "$RUN" --resume "$@"
+  step "$PYTHON" train.py --config configs/demo.yaml --output "$RUN" --resume "$@"
 else
-  "$PYTHON" train.py --config configs/demo.yaml --output "$RUN" "$@"
+  step "$PYTHON" train.py --config configs/demo.yaml --output "$RUN" "$@"
 fi
-"$PYTHON" eval.py --config "$RUN/config.yaml" --checkpoint "$RUN/best.pth" --output "$RUN" --save-scores
-"$PYTHON" -m utils.figures curves "$RUN"
-"$PYTHON" -m utils.figures retrievals "$RUN" --config "$RUN/config.yaml"
+step "$PYTHON" eval.py --config "$RUN/config.yaml" --checkpoint "$RUN/best.pth" --output "$RUN" --save-scores
+step "$PYTHON" -m utils.figures curves "$RUN"
+step "$PYTHON" -m utils.figures retrievals "$RUN" --config "$RUN/config.yaml"
 "$PYTHON" -c 'import json, sys; print(*(record["file_path"] for record in json.load(open(sys.argv[1]))), sep="\n")' \
   "$DATA/processed_data/test.json" > "$RUN/gallery.txt"
-"$PYTHON" search.py calibrate --checkpoint "$RUN/best.pth"
-"$PYTHON" search.py index --images "$DATA/imgs" --list "$RUN/gallery.txt" --checkpoint "$RUN/best.pth" --index "$RUN/index"
+step "$PYTHON" search.py calibrate --checkpoint "$RUN/best.pth"
+step "$PYTHON" search.py index --images "$DATA/imgs" --list "$RUN/gallery.txt" --checkpoint "$RUN/best.pth" --index "$RUN/index"
 echo
 echo "in $REPOSITORY/$RUN: metrics.json, log.jsonl, curves.png, retrievals.png, best.pth, index (of the test pictures)"
 echo "search them in a browser: cd $REPOSITORY && $PYTHON search.py serve --index $RUN/index"

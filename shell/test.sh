@@ -8,7 +8,7 @@ if [[ ${1:-} == -h || ${1:-} == --help ]]; then
   usage "$0"
   exit
 fi
-set_up
+set_up requirements.txt requirements-milvus.txt
 install_chromium
 cd "$REPOSITORY"
 "$PYTHON" -m ruff check .

@@ -5,6 +5,7 @@ import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt(3) in <malloc.h> of glibc
 _LARGEST = 2**31 - 1
+_LARGEST_OF_OLD = 32 * 2**20  # glibc before 2.35 refuses more as _MMAP_THRESHOLD
 
 
 def keep_freed_memory() -> None:
@@ -16,6 +17,8 @@ def keep_freed_memory() -> None:
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, _LARGEST)
+    if mallopt is None:
+        return
+    # Either call ends glibc's own adjusting: a trim threshold alone would leave every block above 128 KiB to be mapped.
+    if mallopt(_MMAP_THRESHOLD, _LARGEST) or mallopt(_MMAP_THRESHOLD, _LARGEST_OF_OLD):
         mallopt(_TRIM_THRESHOLD, _LARGEST)

@@ -14,7 +14,7 @@ from rich.table import Table
 from utils.bootstrap import LEVEL, PAIRED_RESAMPLES, SEED, paired_test
 from utils.errors import UserError
 from utils.metrics import HEADERS, MEASURES, measure_queries, percentages
-from utils.score_file import read_scores
+from utils.score_file import CAPTIONS, read_scores
 
 
 class Difference(NamedTuple):
@@ -47,13 +47,19 @@ def compare_files(a: Path, b: Path) -> dict[str, list[Difference]]:
 
 
 def check_same(scores_a: dict[str, np.ndarray], scores_b: dict[str, np.ndarray], a: Path, b: Path) -> None:
-    """Raises: UserError unless both have the same images and captions of the same people, in the same order."""
-    for name, what in (
-        ("image_paths", "images"),
-        ("image_person_ids", "people of the images"),
-        ("text_person_ids", "captions"),
-    ):
-        of_a, of_b = scores_a[name], scores_b[name]
+    """Raises: UserError unless both have the same images and captions, in the same order.
+
+    Captions are compared as far as both models read them, as one may cut them earlier; where a file of an earlier
+    version has none, by their people alone.
+    """
+    compared = [
+        ("images", scores_a["image_paths"], scores_b["image_paths"]),
+        ("people of the images", scores_a["image_person_ids"], scores_b["image_person_ids"]),
+        ("captions", scores_a["text_person_ids"], scores_b["text_person_ids"]),
+    ]
+    if CAPTIONS in scores_a and CAPTIONS in scores_b:
+        compared.append(("captions", *_cut_alike(scores_a[CAPTIONS], scores_b[CAPTIONS])))
+    for what, of_a, of_b in compared:
         if len(of_a) != len(of_b):
             raise UserError(f"{a} has {len(of_a)} {what}, {b} has {len(of_b)}: compare two models on the same split")
         unlike = np.flatnonzero(of_a != of_b)
@@ -62,6 +68,14 @@ def check_same(scores_a: dict[str, np.ndarray], scores_b: dict[str, np.ndarray],
             raise UserError(
                 f"{a} and {b} are not of the same {what}: number {row} is {of_a[row]} in one, {of_b[row]} in the other"
             )
+
+
+def _cut_alike(captions_a: np.ndarray, captions_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both (T,) cut to as many words as the longest of the file has whose longest is shorter."""
+    words = [[caption.split() for caption in captions.tolist()] for captions in (captions_a, captions_b)]
+    most = min(max(map(len, own), default=0) for own in words)
+    cut_a, cut_b = (np.array([" ".join(caption[:most]) for caption in own]) for own in words)
+    return cut_a, cut_b
 
 
 def comparison_table(differences: dict[str, list[Difference]], a: Path, b: Path) -> Table:

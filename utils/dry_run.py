@@ -27,14 +27,13 @@ def check(state: TrainState, run: Run, train_step: Callable, evaluate: Callable)
     steps, evaluations = _work_left(state, run)
     run.online.train()
     run.loader.sampler.set_position(state.epoch, state.batch)
-    seconds = 0.0  # of the last step: the first one warms up
+    reader, since = LossReader({}), time.perf_counter()
+    seconds = 0.0  # of the last step, its batch's arrival included; the first one warms up
     for batch in islice(run.loader.batches, CHECKED_STEPS):
-        since = time.perf_counter()
         losses = train_step(state, run.online, to_device(batch, run.process.device), 0.0, run.config, run.settings)
-        LossReader({}).read(state.step, losses)
-        if run.process.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - since
+        reader.read(state.step, losses)
+        reader.read_rest()  # waits for the GPU
+        seconds, since = time.perf_counter() - since, time.perf_counter()
     with whole_layers(state.model):
         scores = evaluate(state, EvalLoaders(*map(_first_batch, run.eval_loaders)), run)
     evaluation = _evaluation_seconds(scores, run)

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 from torch.nn import functional as F
 
-from dataset.attributes import find_chunks
+from dataset.attributes import Chunks, chunks_by_rules, chunks_by_spacy, installed_parser
 from dataset.tokenizer import Encoded
 from dataset.words import Word, words_in
 from models.attention_maps import default_layer, word_attention
@@ -84,12 +84,17 @@ def make(args: argparse.Namespace) -> list[Path]:
 def explain(loaded: LoadedModel, pair: Pair, layer: int | None) -> Explained:
     """Raises: UserError if the caption has no word, if the picture cannot be read, or as word_attention does."""
     cleaned, encoded = encode_caption(loaded, pair.caption)
-    (chunks,) = find_chunks([cleaned], Path(loaded.config.dataset.root).expanduser() / "cache")
-    words = words_in(cleaned, encoded, chunks)
+    words = words_in(cleaned, encoded, chunks_of(cleaned))
     if not words:
         raise UserError(f"the caption {pair.caption!r} has no word")
     layer = default_layer(loaded.model) if layer is None else layer
     return Explained(words, word_maps(loaded, pair.image, encoded, words, layer), f"{loaded.name}\nlayer {layer}")
+
+
+def chunks_of(caption: str) -> Chunks:
+    """Attribute chunks of one cleaned caption, parsed anew: it may be of no data set, beside which they were stored."""
+    model = installed_parser().model
+    return next(iter(chunks_by_rules([caption]) if model is None else chunks_by_spacy([caption], model)))
 
 
 def word_maps(loaded: LoadedModel, picture: Path, encoded: Encoded, words: Sequence[Word], layer: int) -> Tensor:

@@ -18,10 +18,9 @@ from utils.distributed import start
 from utils.errors import UserError
 from utils.figure_inputs import LoadedModel, add_model_arguments, load_models, name_of_data, positive
 from utils.figure_style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, new_figure, save
-from utils.log import progress
 from utils.precision import autocast
+from utils.retrieval import RETRIEVAL_TASKS, encode_captions, encode_images
 
-TASKS = frozenset({"itc", "itm"})  # what every checkpoint for retrieval holds
 PERSON_COLOURS = (BLUE, RED, GREEN, ORANGE, "#CC79A7", INK, "#56B4E9", "#8C6D1F")
 LIGHT = "#C4C4C4"
 MAX_POINTS = 2000  # of the map: t-SNE takes a minute for as many
@@ -57,20 +56,16 @@ def embed(loaded: LoadedModel, split: str) -> Embedded:
     """Embeddings of all images and captions of a split; image tokens are not kept."""
     model, device = loaded.model, loaded.device
     loaders = eval_loaders_of(loaded.config, loaded.tokenizer, start(), split)
-    gallery, captions = (loader.dataset.dataset for loader in loaders)  # type: ignore[attr-defined]
-    images, texts = [], []
+    images, captions = (loader.dataset.dataset for loader in loaders)  # type: ignore[attr-defined]
     with autocast(device, loaded.config.train.precision):
-        for batch in progress(loaders.gallery, "encode images", "batches"):
-            images.append(model.encode_image(model.normalize(batch.image.to(device)))[1].float().cpu())
-        for batch in progress(loaders.captions, "encode captions", "batches"):
-            ids, mask = batch.text.input_ids.to(device), batch.text.attention_mask.to(device)
-            texts.append(model.encode_text(ids, mask)[1].float().cpu())
+        gallery = encode_images(model, loaders.gallery, device)
+        queries = encode_captions(model, loaders.captions, device)
     return Embedded(
-        torch.cat(images).numpy(),
-        torch.cat(texts).numpy(),
+        gallery.embedding.numpy(),
+        queries.embedding.numpy(),
         gallery.person_id.numpy(),
-        captions.person_id.numpy(),
-        [Path(loaded.config.dataset.root).expanduser() / "imgs" / path for path in gallery.paths],
+        queries.person_id.numpy(),
+        [Path(loaded.config.dataset.root).expanduser() / "imgs" / path for path in images.paths],
         captions.texts,
     )
 
@@ -86,7 +81,7 @@ def single_model(args: argparse.Namespace) -> LoadedModel:
     """Raises: UserError if several were given, or as `load_models`."""
     if len(args.checkpoint) > 1:
         raise UserError(f"one --checkpoint makes this figure, {len(args.checkpoint)} were given")
-    return load_models(args, TASKS)[0]
+    return load_models(args, RETRIEVAL_TASKS)[0]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

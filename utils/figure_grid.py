@@ -33,12 +33,10 @@ from utils.figure_inputs import (
 from utils.figure_retrievals import Retrieval, choose_queries, collect, draw_grid, draw_retrievals
 from utils.figure_style import save
 from utils.metrics import measure_queries, rank_gallery
-from utils.retrieval import score_gallery
+from utils.retrieval import RETRIEVAL_TASKS, score_gallery
 from utils.score_file import read_scores
 
 logger = logging.getLogger(__name__)
-
-NEEDED_FOR_RETRIEVAL = frozenset({"itc", "itm"})
 
 
 class Ranked(NamedTuple):
@@ -183,7 +181,7 @@ def _from_files(args: argparse.Namespace, folders: Sequence[Path], names: list[s
 def _from_checkpoints(args: argparse.Namespace) -> tuple[str, list[Ranked]]:
     """The split, and the scores of each checkpoint, as eval.py computes them."""
     ranked = []
-    for path, model in zip(args.checkpoint, load_models(args, NEEDED_FOR_RETRIEVAL), strict=True):
+    for path, model in zip(args.checkpoint, load_models(args, RETRIEVAL_TASKS), strict=True):
         place = Path(path)
         ranked.append(Ranked(model.name, place if place.is_dir() else place.parent, model.config, _score(model, args)))
     return args.split, ranked
@@ -192,7 +190,8 @@ def _from_checkpoints(args: argparse.Namespace) -> tuple[str, list[Ranked]]:
 def _score(loaded: LoadedModel, args: argparse.Namespace) -> dict[str, np.ndarray]:
     config, process = loaded.config, start()
     loaders = eval_loaders_of(config, loaded.tokenizer, process, args.split)
-    gallery: Any = loaders.gallery  # typed as any data set; this one has paths
+    gallery: Any = loaders.gallery.dataset  # typed as any data set; this one has paths
+    captions: Any = loaders.captions.dataset
     scores = score_gallery(
         loaded.model,
         loaders.gallery,
@@ -206,7 +205,8 @@ def _score(loaded: LoadedModel, args: argparse.Namespace) -> dict[str, np.ndarra
         "scores": scores.matching.numpy(),
         "text_person_ids": scores.text_person_id.numpy(),
         "image_person_ids": scores.image_person_id.numpy(),
-        "image_paths": np.array(gallery.dataset.dataset.paths),
+        "image_paths": np.array(gallery.dataset.paths),
+        "captions": np.array(captions.dataset.texts),
     }
 
 

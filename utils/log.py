@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from rich import progress as rich_progress
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.logging import RichHandler
+from rich.text import Text
 
 from utils.errors import UserError
 
@@ -61,6 +62,17 @@ def set_up_logging(folder: Path | None = None, *, is_main: bool = True) -> None:
         root.addHandler(handler)
 
 
+class _Bar(rich_progress.Progress):
+    """Of rich, with a line below it."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.below:
+            yield Text(self.below, no_wrap=True, overflow="ellipsis")
+
+
 class progress(Generic[T]):
     """Show how far some work is, its rate and the time left; over an iterable, or by hand:
 
@@ -82,7 +94,7 @@ class progress(Generic[T]):
         self._total = len(self._items) if isinstance(self._items, Sized) else None
         self._description, self._unit = description, unit
         self._done = 0
-        self._bar: rich_progress.Progress | None = None
+        self._bar: _Bar | None = None
 
     def __iter__(self) -> Iterator[T]:
         with self:
@@ -93,7 +105,7 @@ class progress(Generic[T]):
     def __enter__(self) -> "progress[T]":
         self._start = self._last_line = time.monotonic()
         if _console.is_terminal and logger.isEnabledFor(logging.INFO):
-            self._bar = rich_progress.Progress(
+            self._bar = _Bar(
                 rich_progress.TextColumn("{task.description}", markup=False),
                 rich_progress.BarColumn(),
                 rich_progress.MofNCompleteColumn(),
@@ -111,6 +123,7 @@ class progress(Generic[T]):
         self._done += units
         now = time.monotonic()
         if self._bar is not None:
+            self._bar.below = self.note(_console.width)
             self._bar.update(self._task, completed=self._done, rate=self._rate(now))
         elif now - self._last_line >= LINE_EVERY_SECONDS:
             self._last_line = now
@@ -125,6 +138,10 @@ class progress(Generic[T]):
         if kind is None and now - self._start >= LINE_EVERY_SECONDS:
             taken = _clock(now - self._start)
             logger.info("%s: %d %s in %s, %s", self._description, self._done, self._unit, taken, self._rate(now))
+
+    def note(self, width: int) -> str:
+        """What a subclass shows below a live bar, in so many columns; nothing else does."""
+        return ""
 
     def _rate(self, now: float) -> str:
         return f"{self._done / max(now - self._start, 1e-9):.3g} {self._unit}/s"

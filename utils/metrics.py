@@ -4,15 +4,18 @@ Rank-k, mAP and mINP (arXiv:2001.04193) as text-based person search uses them: a
 as right, and no image is left out for its camera.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.log import progress
 
-CHANCE_ENTRIES = 2**22  # of all random orders together; a large gallery has a steady mean with one order
+NOTHING_TO_MEASURE = "no query has an image of its person in the gallery; check that both are of one split"
 BLOCK_ENTRIES = 2**22  # of a (queries, gallery) block; bounds the memory beside the inputs and the order
 
 
@@ -70,8 +73,7 @@ def _check_ranking(similarity: Tensor, scores: Tensor | None, tail: str) -> None
 
 
 def _rank_block(similarity: Tensor, scores: Tensor | None, tail: str) -> Tensor:
-    if similarity.isnan().any() or (scores is not None and scores.isnan().any()):
-        raise UserError("similarity or scores hold NaN, which has no rank; check the model's weights")
+    _check_nan(similarity, scores)
     if scores is None:
         return similarity.argsort(dim=1, descending=True, stable=True)
     if tail == "constant":
@@ -83,16 +85,21 @@ def _rank_block(similarity: Tensor, scores: Tensor | None, tail: str) -> Tensor:
     return order.gather(1, front)
 
 
+def _check_nan(similarity: Tensor, scores: Tensor | None) -> None:
+    if similarity.isnan().any() or (scores is not None and scores.isnan().any()):
+        raise UserError("similarity or scores hold NaN, which has no rank; check the model's weights")
+
+
 def retrieval_metrics(order: Tensor, query_person_id: Tensor, gallery_person_id: Tensor) -> Metrics:
     """Measure rankings: order (T, I) gallery rows, best first; query_person_id (T,); gallery_person_id (I,).
 
     Raises: ValueError if shapes differ, or if no query has a right image, so that there is nothing to average.
     """
     _check_sizes("order", order, query_person_id, gallery_person_id)
-    parts = [
-        _measure_block(order[rows], query_person_id[rows], gallery_person_id)
-        for rows in _blocks(len(query_person_id), len(gallery_person_id))
-    ]
+    parts = []
+    for rows in _blocks(*order.shape):
+        query, place = (gallery_person_id[order[rows]] == query_person_id[rows, None]).nonzero(as_tuple=True)
+        parts.append(_measure_ranks(query, place + 1, order[rows, 0]))
     return mean_metrics(_joined(parts))
 
 
@@ -103,8 +110,9 @@ def measure_queries(
     gallery_person_id: Tensor,
     tail: Literal["similarity", "constant"] = "similarity",
 ) -> QueryMeasures:
-    """Rank as `rank_gallery` does and measure each query; the order as a whole is never in memory.
+    """Measure each query in the order of `rank_gallery`; arguments as there, on the CPU.
 
+    Only right images are ranked, by counting what comes before them: many times faster than the whole order.
     Image to text is the same with the two sides exchanged: similarity.T, scores.T and the person ids the other way
     round. An image's re-ranked captions, which come first, are then those that had it among their own first k.
     Raises: ValueError as rank_gallery, or if the person ids do not fit.
@@ -112,10 +120,74 @@ def measure_queries(
     _check_ranking(similarity, scores, tail)
     _check_sizes("similarity", similarity, query_person_id, gallery_person_id)
     parts = []
-    for rows in _blocks(*similarity.shape):
-        order = _rank_block(similarity[rows], None if scores is None else scores[rows], tail)
-        parts.append(_measure_block(order, query_person_id[rows], gallery_person_id))
+    with progress[None](len(similarity), "rank", "queries") as bar:
+        for rows in _blocks(*similarity.shape):
+            block = similarity[rows].contiguous(), None if scores is None else scores[rows].contiguous()
+            parts.append(_measure_block(*block, query_person_id[rows], gallery_person_id, tail))
+            bar.advance(len(block[0]))
     return _joined(parts)
+
+
+def _measure_block(
+    similarity: Tensor, scores: Tensor | None, query_person_id: Tensor, gallery_person_id: Tensor, tail: str
+) -> QueryMeasures:
+    _check_nan(similarity, scores)
+    query, column = (query_person_id[:, None] == gallery_person_id).nonzero(as_tuple=True)  # (P,) of right pairs
+    num_right = query.bincount(minlength=len(similarity))
+    columns = np.split(column.numpy(), num_right.cumsum(0)[:-1].numpy()) if len(similarity) else []
+    last = similarity if scores is None or tail == "similarity" else torch.zeros_like(similarity)
+    front = torch.full_like(similarity, -torch.inf) if scores is None else scores
+    ranks, first_row = [], []
+    for own, front_values, last_values in zip(columns, front.numpy(), last.numpy(), strict=True):
+        ranks.append(_rank_right(own, front_values, last_values))
+        reranked = front_values.max() > -np.inf
+        first_row.append(int((front_values if reranked else last_values).argmax()))
+    rank = torch.from_numpy(np.concatenate(ranks)) if ranks else column
+    return _measure_ranks(query, rank, torch.tensor(first_row, dtype=torch.long))
+
+
+def _rank_right(columns: np.ndarray, front: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Ranks, from 1, of columns (R,) in the gallery ordered by front (I,) where it is not -inf, then by last (I,)."""
+    is_front = front > -np.inf
+    chosen = is_front[columns]
+    ranks = np.empty(len(columns), dtype=np.int64)
+    ranks[chosen] = _ranks(front, columns[chosen])
+    ranks[~chosen] = _ranks(np.where(is_front, np.inf, last), columns[~chosen])
+    return ranks
+
+
+def _ranks(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Ranks of some columns (R,) when values (I,) are ordered from the highest down, equal ones as they stand."""
+    if len(columns) == 0:
+        return columns
+    ascending = np.sort(values)
+    begin, end = (np.searchsorted(ascending, values[columns], side) for side in ("left", "right"))
+    if (end - begin > 1).any():
+        rank = np.empty(len(values), dtype=np.int64)
+        rank[np.argsort(-values, kind="stable")] = np.arange(1, len(values) + 1)
+        return rank[columns]
+    return len(values) - end + 1
+
+
+def _measure_ranks(query: Tensor, rank: Tensor, first_row: Tensor) -> QueryMeasures:
+    """Measures of n queries.
+
+    Args:
+        query: (P,) of each right image, ascending. rank: (P,) of it, from 1. first_row: (n,).
+    """
+    num_right = query.bincount(minlength=len(first_row))
+    by_rank = (query * (int(rank.max()) + 1) + rank).argsort() if len(rank) else rank
+    query, rank = query[by_rank], rank[by_rank]
+    found = torch.arange(1, len(rank) + 1) - (num_right.cumsum(0) - num_right)[query]  # right images up to each
+    last = torch.zeros_like(num_right).scatter_reduce_(0, query, rank, "amax")
+    return QueryMeasures(
+        first_rank=torch.zeros_like(last).scatter_reduce_(0, query, rank, "amin", include_self=False),
+        num_right=num_right,
+        average_precision=torch.zeros_like(last, dtype=torch.float64).index_add_(0, query, found / rank.double())
+        / num_right,  # 0 / 0 = NaN without a right image
+        inverse_penalty=num_right / last.double(),
+        first_row=first_row,
+    )
 
 
 def percentages(measures: QueryMeasures) -> Tensor:
@@ -125,7 +197,7 @@ def percentages(measures: QueryMeasures) -> Tensor:
     """
     matched = measures.first_rank > 0
     if not matched.any():
-        raise UserError("no query has an image of its person in the gallery; check that both are of one split")
+        raise UserError(NOTHING_TO_MEASURE)
     hits = [(measures.first_rank <= k).double() for k in (1, 5, 10)]
     return 100 * torch.stack([*hits, measures.average_precision, measures.inverse_penalty], dim=1)[matched]
 
@@ -138,21 +210,6 @@ def mean_metrics(measures: QueryMeasures) -> Metrics:
     return Metrics(r1, r5, r10, mean_ap, mean_inp, num_queries, num_queries - len(values))
 
 
-def _measure_block(order: Tensor, query_person_id: Tensor, gallery_person_id: Tensor) -> QueryMeasures:
-    right = gallery_person_id[order] == query_person_id[:, None]  # (block, I), by rank
-    rank = torch.arange(1, right.shape[1] + 1, device=right.device)  # (I,)
-    num_found = right.cumsum(dim=1)
-    num_right = num_found[:, -1]
-    precision = (num_found / rank.double()).masked_fill_(~right, 0.0)
-    return QueryMeasures(
-        first_rank=(right.to(torch.uint8).argmax(dim=1) + 1) * (num_right > 0),
-        num_right=num_right,
-        average_precision=precision.sum(dim=1) / num_right,  # 0 / 0 = NaN without a right image
-        inverse_penalty=num_right / (right * rank).amax(dim=1).double(),
-        first_row=order[:, 0].clone(),  # a view would keep the whole order alive
-    )
-
-
 def _joined(parts: list[QueryMeasures]) -> QueryMeasures:
     return QueryMeasures(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
@@ -163,19 +220,32 @@ def _check_sizes(name: str, matrix: Tensor, query_person_id: Tensor, gallery_per
         raise ValueError(f"{name} {tuple(matrix.shape)} does not fit {sizes}")
 
 
-def chance_level(query_person_id: Tensor, gallery_person_id: Tensor, *, orders: int = 20) -> Metrics:
-    """What a random order of the gallery reaches: the mean over so many orders, the same ones at each call.
+def chance_level(query_person_id: Tensor, gallery_person_id: Tensor) -> Metrics:
+    """What a random order of the gallery reaches: the measures' expected values, computed and not drawn.
 
-    Raises: as retrieval_metrics.
+    Raises: UserError if no query has a right image.
     """
-    generator = torch.Generator().manual_seed(0)
-    size = (len(query_person_id), len(gallery_person_id))
-    measured = [
-        retrieval_metrics(rank_gallery(torch.rand(size, generator=generator)), query_person_id, gallery_person_id)
-        for _ in range(max(1, min(orders, CHANCE_ENTRIES // (size[0] * size[1]))))
-    ]
-    r1, r5, r10, mean_ap, mean_inp = torch.tensor(measured, dtype=torch.float64).mean(dim=0).tolist()[:5]
-    return Metrics(r1, r5, r10, mean_ap, mean_inp, *measured[0][5:])
+    right_of = Counter(gallery_person_id.tolist())
+    queries_of = Counter(right_of[person] for person in query_person_id.tolist())  # by number of right images
+    without_match = queries_of.pop(0, 0)
+    if not queries_of:
+        raise UserError(NOTHING_TO_MEASURE)
+    num_queries = torch.tensor(list(queries_of.values()), dtype=torch.float64)
+    expected = torch.stack([_expected_measures(right, len(gallery_person_id)) for right in queries_of])
+    r1, r5, r10, mean_ap, mean_inp = (100 * num_queries @ expected / num_queries.sum()).tolist()
+    return Metrics(r1, r5, r10, mean_ap, mean_inp, len(query_person_id), without_match)
+
+
+def _expected_measures(num_right: int, size: int) -> Tensor:
+    """R1 R5 R10 AP INP, from 0 to 1, of one query with so many right images in a gallery of so many in random order."""
+    rank = torch.arange(1, size + 1, dtype=torch.float64)
+    missed = ((size - num_right - rank + 1).clamp(min=0) / (size - rank + 1)).cumprod(0)  # none up to each rank
+    harmonic = (1 / rank).sum()
+    # at a rank that holds a right image, those before it are as many as a random share of the others
+    precision = (harmonic + (num_right - 1) / max(1, size - 1) * (size - harmonic)) / size
+    first = -missed.diff(prepend=torch.ones(1, dtype=torch.float64))  # chance of each rank to be the first right one,
+    penalty = (first * num_right / (size - rank + 1)).sum()  # which is, from the other end, that of the last right one
+    return torch.stack([*(1 - missed[min(k, size) - 1] for k in (1, 5, 10)), precision, penalty])
 
 
 def _blocks(num_queries: int, gallery_size: int) -> Iterator[slice]:

@@ -12,19 +12,30 @@ POSITIONS_AND_STATES = ("pos_embed", "position_embeddings.weight", "A_log", "A_b
 def parameter_groups(
     model: nn.Module, *, filled: Collection[str], lr: float, lr_new: float, weight_decay: float
 ) -> list[dict]:
-    """Split the trained parameters by learning rate and decay: four groups at most, none empty.
+    """Split the trained parameters by learning rate, whose name is the group's, and decay: four groups at most, none
+    empty.
 
     Args:
         filled: names that a checkpoint filled; they train at lr, all others at lr_new.
         weight_decay: of matrices; 1-d tensors, biases, scan states and position embeddings get none.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    rates = {"lr": lr, "lr_new": lr_new}
+    groups: dict[tuple[str, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decayed = parameter.ndim > 1 and not name.endswith(POSITIONS_AND_STATES)
-            key = (lr if name in filled else lr_new, weight_decay if decayed else 0.0)
+            key = ("lr" if name in filled else "lr_new", weight_decay if decayed else 0.0)
             groups.setdefault(key, []).append(parameter)
-    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+    return [
+        {"params": params, "name": name, "lr": rates[name], "weight_decay": decay}
+        for (name, decay), params in groups.items()
+    ]
+
+
+def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The present rates by their names, lr and lr_new; one that no parameter trains at is absent."""
+    rates = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
+    return dict(sorted(rates.items()))
 
 
 def build_schedule(

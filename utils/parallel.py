@@ -20,10 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from utils.config import Config
-from utils.distributed import Process, mean
+from utils.distributed import Process
 from utils.errors import UserError
-
-USED_BY_LOSS = "temperature"  # outside of the model's forward
 
 
 def layers_of(module: nn.Module) -> list[nn.Module]:
@@ -113,23 +111,21 @@ def spread(model: nn.Module, momentum_encoder: nn.Module, config: Config, proces
             layer.compile()  # one of a kind is compiled, the others share it
     if config.train.sharding == "fsdp":
         shard(model, momentum_encoder, process)
-    # with all tasks on, every parameter gets a gradient
-    return wrap(model, process, every_parameter_used=min(vars(config.losses.weights).values()) > 0)
+    return wrap(model, process)
 
 
-def wrap(model: nn.Module, process: Process, *, every_parameter_used: bool) -> nn.Module:
-    """With several processes, DDP averages the gradients of what is not sharded."""
+def wrap(model: nn.Module, process: Process) -> nn.Module:
+    """With several processes, DDP averages the gradients of what is not sharded.
+
+    Every parameter in training has to get a gradient (`models.build.unreached_parts`): DDP's search for those that do
+    not walks through the whole graph in every step.
+    """
     if process.world_size == 1:
         return model
     sharded = [name for name, parameter in model.named_parameters() if isinstance(parameter, DTensor)]
-    # DDP's search for unused parameters looks at forward alone and would take one that the loss uses for unused
-    left_out = [*sharded, f".{USED_BY_LOSS}"]  # as DDP names a parameter of the outermost module
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, left_out)
-    model.get_parameter(USED_BY_LOSS).register_hook(mean)
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, sharded)
     devices = [process.local_rank] if process.device.type == "cuda" else None
-    return DistributedDataParallel(
-        model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=not every_parameter_used
-    )
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=False)
 
 
 def averaging(online: nn.Module, *, now: bool) -> AbstractContextManager:

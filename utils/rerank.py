@@ -18,6 +18,7 @@ from utils.token_store import TokenStore
 CPU_ACTIVATION_BYTES = 24 * 2**20  # of the feed-forward's inner tokens
 GPU_TOKENS = 2**18
 BLOCK_BYTES = {"cpu": 2**30, "cuda": 2**32}  # of a block of images with keys and values; more would gain nothing
+ROWS_AT_A_TIME = 256  # of the similarity matrix, which is as large as memory allows
 SHARE_OF_MEMORY = 0.2  # of what is free: for a block of images, and again for the work on its pairs
 
 
@@ -67,12 +68,14 @@ def rerank(
 def top_candidates(similarity: Tensor, top_k: int) -> Tensor:
     """The top_k images of each text, in no order: (T, I) -> (T, k). Equal similarities are cut off in gallery order."""
     top_k = min(top_k, similarity.shape[1])
+    candidates = torch.empty(len(similarity), top_k, dtype=torch.long)
     if top_k == 0:
-        return torch.empty(len(similarity), 0, dtype=torch.long)
-    values, candidates = similarity.topk(top_k, dim=1)
-    # topk takes any of several that are equal to the last
-    tied = ((similarity >= values[:, -1:]).sum(dim=1) > top_k).nonzero()[:, 0]
-    candidates[tied] = similarity[tied].argsort(dim=1, descending=True, stable=True)[:, :top_k]
+        return candidates
+    for rows, found in zip(similarity.split(ROWS_AT_A_TIME), candidates.split(ROWS_AT_A_TIME), strict=True):
+        values, found[:] = rows.topk(top_k, dim=1)
+        # topk takes any of several that are equal to the last
+        tied = (rows >= values[:, -1:]).count_nonzero(dim=1) > top_k
+        found[tied] = rows[tied].argsort(dim=1, descending=True, stable=True)[:, :top_k]
     return candidates
 
 

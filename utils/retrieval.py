@@ -23,6 +23,8 @@ from utils.token_store import TokenStore
 
 logger = logging.getLogger(__name__)
 
+RETRIEVAL_TASKS = frozenset({"itc", "itm"})  # keys of the losses that train what scores a gallery
+
 
 class Scores(NamedTuple):
     """On the CPU, float32."""

@@ -40,9 +40,13 @@ def checkpoint_to_resume(folder: Path, given: str | None) -> Path | None:
     return None if given in (None, "auto") else Path(given or last)
 
 
-def open_run_folder(folder: Path | None, config: Config, *, is_main: bool, resumed: bool) -> None:
-    """Make the folder, if any, start the log. Raises UserError rather than mix a new run with an old one."""
-    if folder and not resumed and (folder / LAST).exists():
+def open_run_folder(folder: Path | None, config: Config, *, is_main: bool, resumed: Path | None) -> None:
+    """Make the folder, if any, start the log. resumed: the checkpoint that the run continues from, None = a new run.
+
+    Raises: UserError rather than mix a run with another one.
+    """
+    is_own = resumed is not None and folder is not None and resumed.resolve().parent == folder.resolve()
+    if folder and (folder / LAST).exists() and not is_own:
         raise UserError(f"{folder} already holds a run: continue it with --resume, or name another folder by --output")
     if folder and is_main:
         create_run_folder(folder, config)

@@ -5,13 +5,13 @@ n examples, H W pixels. The same examples each time, so that TensorBoard's slide
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dataset.batches import collate, to_device
-from losses.mae import patchify, unpatchify
-from models.sampling import draw_kept_patches
+from models.sampling import KeptPatches, draw_kept_patches
 from utils.metrics import rank_gallery
 from utils.precision import autocast
 from utils.retrieval import Scores
@@ -62,28 +62,25 @@ def ranking(rows: list[Tensor], right: Tensor) -> Tensor:
     return torch.cat(framed, dim=1)
 
 
-@torch.no_grad()
 def reconstruction(model, images: Tensor, tokens, mask_ratio: float) -> Tensor:
     """The image, what the masked pass sees of it, the rest as the decoder rebuilds it: (3, n * H, 3 * W) uint8.
 
     Args: model, a `models.person_search.PersonSearchModel`; images (n, 3, H, W) uint8; tokens of their captions (n, L).
     """
+    from utils.figure_mae import rebuild  # only the main process needs it, and matplotlib with it
+
     was_training = model.training
     model.eval()
-    normalised, patch_size = model.normalize(images), model.image_encoder.patch_size
     generator = torch.Generator(images.device).manual_seed(0)  # training's own draws must not move
     num_patches = model.image_encoder.num_patches
     drawn = draw_kept_patches(len(images), num_patches, mask_ratio, device=images.device, generator=generator)
-    text = model.text_encoder(tokens.input_ids, tokens.attention_mask)
-    kept = model.image_encoder.encode_masked(normalised, drawn.kept)
-    patches = model.decoder(kept, drawn.kept, text.tokens, tokens.attention_mask).float()
-    model.train(was_training)
-    own, hidden = patchify(normalised, patch_size), drawn.masked[..., None]
     rows = []
-    for shown in (own, torch.where(hidden, torch.zeros_like(own), own), torch.where(hidden, patches, own)):
-        picture = unpatchify(shown, patch_size, (images.shape[2], images.shape[3])) * model.pixel_std + model.pixel_mean
-        rows.append((picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu())
-    return torch.cat([_side_by_side(torch.stack(row)) for row in zip(*rows, strict=True)], dim=1)
+    for row, length in enumerate(tokens.attention_mask.sum(dim=1).tolist()):
+        kept = KeptPatches(*(field[row : row + 1] for field in drawn))
+        one = rebuild(model, images[row : row + 1], tokens.input_ids[row : row + 1, :length], kept)
+        rows.append(np.concatenate([one.image, one.masked, one.rebuilt], axis=1))  # (H, 3 * W, 3) in [0, 1]
+    model.train(was_training)
+    return torch.from_numpy(np.concatenate(rows) * 255).round().to(torch.uint8).permute(2, 0, 1)
 
 
 def _whole(dataset: Any) -> Any:

@@ -5,8 +5,10 @@ that is mapped piece by piece, so that a gallery may be larger than the memory.
 """
 
 import logging
+import os
 import shutil
 import tempfile
+from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -20,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 SHARE_OF_MEMORY = 0.5  # of what is free, that the tokens may take; the rest is for the work on them
+DISK_FOLDER = Path("/var/tmp")  # for temporary files too, and on a disk where /tmp is kept in memory
+_MOUNTS = Path("/proc/self/mounts")
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -43,6 +47,7 @@ class TokenStore:
         self.dtype = torch.float32
         self._tokens: Tensor | None = None
         self._file: BinaryIO | None = None
+        self._folder: Path | None = None  # of the file, which has no name
         self._filled = 0
 
     def __len__(self) -> int:
@@ -82,17 +87,42 @@ class TokenStore:
         elif num_bytes <= SHARE_OF_MEMORY * available_bytes(CPU):
             self.place = "memory"
         else:
-            self.place, folder = "file", tempfile.gettempdir()
-            free = shutil.disk_usage(folder).free
-            if num_bytes > free:
-                raise UserError(
-                    f"the gallery's image tokens take {num_bytes / 1e9:.1f} GB: too much for the memory, and {folder} "
-                    f"has {free / 1e9:.1f} GB left; set TMPDIR to a folder with more, or eval.rerank_top_k to 0"
-                )
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115  it goes with the store
+            self.place, self._folder = "file", folder_for(num_bytes)
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  it goes with the store
         logger.info("image tokens: %.1f GB, kept in %s", num_bytes / 1e9, self._described())
 
     def _described(self) -> str:
         if self.place == "file":
-            return f"a temporary file in {tempfile.gettempdir()}"
+            return f"a temporary file in {self._folder}"
         return f"the memory of {self.device}" if self.place == "device" else "memory"
+
+
+def folder_for(num_bytes: int) -> Path:
+    """Where a temporary file of so many bytes goes: TMPDIR or what the system has, but not into memory if avoidable.
+
+    Raises: UserError if there is no room.
+    """
+    usual = Path(tempfile.gettempdir())
+    on_disk = [folder for folder in (usual, DISK_FOLDER) if not in_memory(folder) and os.access(folder, os.W_OK)]
+    with_room = [folder for folder in on_disk[:1] if shutil.disk_usage(folder).free >= num_bytes]
+    folder = (with_room or [usual])[0]
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        raise UserError(
+            f"the gallery's image tokens take {num_bytes / 1e9:.1f} GB: too much for the memory, and {folder} "
+            f"has {free / 1e9:.1f} GB left; set TMPDIR to a folder with more, or eval.rerank_top_k to 0"
+        )
+    if in_memory(folder):
+        logger.warning("%s is kept in memory, which may run out: set TMPDIR to a folder on a disk", folder)
+    return folder
+
+
+def in_memory(folder: Path) -> bool:
+    """Whether its files take memory (tmpfs). False where that cannot be known."""
+    try:
+        mounts = [line.split(" ")[1:3] for line in _MOUNTS.read_text().splitlines()]
+    except OSError:  # not Linux
+        return False
+    real = folder.resolve()
+    above = [(len(place), row, kind) for row, (place, kind) in enumerate(mounts) if real.is_relative_to(place)]
+    return max(above, default=(0, 0, ""))[2] in ("tmpfs", "ramfs")  # of several at one place the last one counts

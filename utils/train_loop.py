@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +24,7 @@ from utils.config_schema import LossWeights
 from utils.distributed import Process, mean
 from utils.log import progress
 from utils.metrics import Metrics
+from utils.optimizer import learning_rates
 from utils.run_folder import MetricsLog
 from utils.signals import A_SIGNAL, StopAsked, StopSignals
 from utils.train_state import TrainState
@@ -99,6 +101,8 @@ def _profiler(folder: Path) -> profile:
 class LossReader:
     """Brings the losses of each step to the host: at once from the CPU, one step late from a GPU, which need not wait.
 
+    They are averaged over the processes on the way, so that each of them sees, and stops at, the same numbers.
+
     sums: what they are added to, by key. `losses` holds the newest that have arrived.
     """
 
@@ -108,8 +112,9 @@ class LossReader:
         self._waiting: deque[tuple[int, list[str], Tensor, torch.cuda.Event | None]] = deque()
 
     def read(self, step: int, losses: Mapping[str, Tensor]) -> None:
-        """Take the losses of a step. Raises: FloatingPointError naming a step that has arrived and is not finite."""
-        stacked = torch.stack([loss.float() for loss in losses.values()])
+        """Take the losses of a step, in every process. Raises: FloatingPointError naming a step that has arrived and is
+        not finite."""
+        stacked = mean(torch.stack([loss.float() for loss in losses.values()]))
         arrived = None
         if stacked.is_cuda:
             stacked = stacked.to("cpu", non_blocking=True)
@@ -141,23 +146,34 @@ class LossReader:
 
 
 class TrainingBar(progress[int]):
-    """Progress of an epoch with the step, the loss and the GPU's memory beside images/s and the time left."""
+    """Progress of an epoch; below the bar the step, the GPU's memory and the losses, as many as fit."""
 
-    note = ""
+    step = 0
+    losses: Mapping[str, float] = MappingProxyType({})
 
     def show(self, step: int, losses: Mapping[str, float]) -> None:
-        self.note = f"  step {step}"
-        if losses:  # from a GPU they arrive a step late
-            self.note += f"  loss {losses['total']:.3f}"
-        if torch.cuda.is_available():
-            self.note += f"  {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU"
+        """losses: the newest there are, maybe none yet."""
+        self.step, self.losses = step, losses
 
-    def _rate(self, now: float) -> str:
-        return super()._rate(now) + self.note
+    def note(self, width: int) -> str:
+        parts = [f"step {self.step}"]
+        if torch.cuda.is_available():
+            parts.append(f"GPU {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+        for key, loss in sorted(self.losses.items(), key=lambda item: item[0] != "total"):
+            parts.append(f"{key} {loss:.{2 if abs(loss) >= 1 else 3}f}")
+        while len(parts) > 1 and len("  ".join(parts)) > width:
+            parts.pop()
+        return "  ".join(parts)
+
+    def _line(self, now: float) -> str:
+        total = f"  total {self.losses['total']:.3f}" if self.losses else ""
+        return f"{super()._line(now)}  step {self.step}{total}"  # the log has the others, every so many steps
 
 
 def split(batch: T, parts: int) -> list[T]:
-    """Cut a named tuple of tensors (B, ...), however nested, into `parts` of B / parts rows."""
+    """Cut a named tuple of tensors (B, ...), however nested, into `parts` of B / parts rows; None stays None."""
+    if batch is None:
+        return [None] * parts  # type: ignore[list-item]
     if isinstance(batch, Tensor):
         return list(batch.chunk(parts))  # type: ignore[arg-type, return-value]
     fields = zip(*(split(field, parts) for field in batch), strict=True)  # type: ignore[attr-defined]
@@ -165,10 +181,14 @@ def split(batch: T, parts: int) -> list[T]:
 
 
 def shares_of(targets: Sequence[Any]) -> list[dict[str, Any]]:
-    """By what each part's losses are multiplied, so that the sum over the parts, averaged over the processes, is the
-    mean over the whole batch of all processes.
+    """By what each part's losses are multiplied. Their sum over the parts, averaged over the processes, is then
 
-    mlm and mrtd are means over words, of which each part has its own number; the other losses are means over pairs.
+    - for mlm and mrtd, means over words, of which each part has its own number: the mean over the words of the whole
+      batch of all processes;
+    - for itc, prd and mae, means over pairs, of which each part has as many: the mean over its pairs;
+    - for itm and attribute the mean of the parts' means. itm is a mean over the positives and the negatives that could
+      be drawn, attribute over those of them that have chunks; not every part has as many. Since a part draws its
+      negatives from its own pairs, no weighting would make these two the losses of the whole batch.
 
     Args: `models.targets.Targets` of each part.
     """
@@ -188,10 +208,15 @@ def is_stale(state: TrainState, config: Config) -> bool:
     return limit is not None and state.stale >= limit
 
 
+def alpha_at(step: int, steps_per_epoch: int, alpha: float, warm_up: bool) -> float:
+    """Weight of the momentum copies' soft targets in a step (from 0): with warm_up it rises over the first epoch."""
+    return alpha * min(1.0, step / steps_per_epoch) if warm_up else alpha
+
+
 def log_step(state: TrainState, losses: Mapping[str, float], images_per_second: float, log: MetricsLog) -> None:
     values = {f"train/{key}": loss for key, loss in losses.items()}
-    rates = {f"lr/{n}": float(rate) for n, rate in enumerate(sorted(set(state.schedule.get_last_lr())))}
-    log.write_scalars({**values, **rates, "images_per_second": images_per_second}, state.step)
+    scalars = {**values, **learning_rates(state.optimizer), "images_per_second": images_per_second}
+    log.write_scalars(scalars, state.step)
     text = "  ".join(f"{key.removeprefix('train/')} {value:.3f}" for key, value in values.items())
     logger.info("step %d  %s  %.0f images/s", state.step, text, images_per_second)
 
@@ -200,8 +225,8 @@ def finish_epoch(state: TrainState, metrics: Metrics | None, config: Config, log
     """Write the epoch's line and scalars, and move on to the next epoch."""
     seconds, images = state.sums.pop("seconds"), state.sums.pop("images")
     values = {f"train/{key}": total / state.batch for key, total in state.sums.items()}
-    rates = [float(rate) for rate in sorted(set(state.schedule.get_last_lr()))]
-    line = {"step": state.step, **values, "lr": rates[0], "lr_new": rates[-1], "images_per_second": images / seconds}
+    rates = learning_rates(state.optimizer)
+    line = {"step": state.step, **values, **rates, "images_per_second": images / seconds}
     if metrics is not None:
         line |= {f"{config.eval.select_on}/{key}": value for key, value in metrics._asdict().items()}
         log.write_scalars({key: line[key] for key in line if key.startswith(config.eval.select_on)}, state.step)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.selective_scan import cpu, mamba_ssm, numba_scan, triton_scan
 from models.selective_scan.reference import selective_scan_reference
+from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def choose_backend(name: str, device_type: str, dtype: torch.dtype, state: int) 
         raise ValueError(f"selective_scan has no backend {name!r}; choose one of auto, {', '.join(BACKENDS)}")
     reason = BACKENDS[name].obstacle(device_type, dtype, state)
     if reason is not None:
-        raise ValueError(f"selective_scan backend {name!r} cannot be used: {reason}")
+        raise UserError(f"selective_scan backend {name!r} cannot be used: {reason}")
     return name
 
 

@@ -5,9 +5,11 @@ python -m torch.distributed.run ... -m tests.e2e.gradients FOLDER '{"name": ["--
 """
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ import models.targets
 import train
 from models.sampling import KeptPatches, MaskDraws, kept_patches
 from utils.distributed import shutdown, start
+
+STOPPED = "stopped"  # in the run of this name, the second process alone gets SIGTERM
 
 
 @contextmanager
@@ -60,6 +64,20 @@ def losses_and_gradients(arguments: list[str]) -> dict[str, Any]:
     return {"losses": steps, "gradients": gradients}
 
 
+@contextmanager
+def stopped_by_a_signal() -> Iterator[None]:
+    """This process gets SIGTERM in the middle of the first step inside."""
+    own = train.compute_losses
+
+    def signalled(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return own(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "compute_losses", signalled)
+        yield
+
+
 def whole(gradient: torch.Tensor | None) -> torch.Tensor | None:
     if gradient is None:
         return None
@@ -71,7 +89,9 @@ def main() -> None:
     process = start()
     train.start, train.shutdown = lambda: process, lambda: None  # one process group for all runs
     for name, arguments in runs.items():
-        torch.save(losses_and_gradients(arguments), folder / f"{name}-{process.rank}.pth")
+        with stopped_by_a_signal() if (name, process.rank) == (STOPPED, 1) else nullcontext():
+            recorded = losses_and_gradients(arguments)
+        torch.save(recorded, folder / f"{name}-{process.rank}.pth")
     shutdown()
 
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from tests.conftest import REPOSITORY
-from tests.e2e.gradients import losses_and_gradients
-from tests.e2e.runs import train_command
+from tests.e2e.gradients import STOPPED, losses_and_gradients
+from tests.e2e.runs import log_lines, train_command
 from utils.checkpoint import load_checkpoint
 
 LAUNCHED = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 PAIRS_OF_A_PART = ("itm", "attribute")  # their negatives come from the same process's part of the batch
 COMMON = ("train.epochs=1", "optimizer.clip_norm=null", "optimizer.lr=1e-3", "optimizer.lr_new=1e-3")
 WITHOUT_NEGATIVES = tuple(f"losses.weights.{key}=0" for key in PAIRS_OF_A_PART)
+WITHOUT_PAIRS = (*WITHOUT_NEGATIVES, *(f"losses.weights.{key}=0" for key in ("prd", "mlm", "mrtd")))  # itc and mae
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,9 @@ def on_two(arguments):
         "all": arguments("all", "train.batch_size=6"),
         "without": arguments("without", "train.batch_size=6", *WITHOUT_NEGATIVES),
         "in parts": arguments("in parts", "train.batch_size=6", "train.accumulate=2", *WITHOUT_NEGATIVES),
+        "few": arguments("few", "train.batch_size=6", "train.accumulate=2", *WITHOUT_PAIRS),
         "fsdp": arguments("fsdp", "train.batch_size=6", "train.sharding=fsdp"),
+        STOPPED: arguments(STOPPED, "train.batch_size=6"),
         "half": arguments("half", "train.batch_size=6", "train.stop_after_steps=1"),
     }
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
@@ -57,6 +60,7 @@ def on_one(arguments):
         "without, parts": losses_and_gradients(
             arguments("one, without, parts", "train.batch_size=12", "train.accumulate=3", *WITHOUT_NEGATIVES)
         ),
+        "few": losses_and_gradients(arguments("one, few", "train.batch_size=12", *WITHOUT_PAIRS)),
     }
 
 
@@ -75,11 +79,23 @@ def mean_losses(ranks, step: int) -> dict[str, float]:
     }
 
 
-def test_two_processes_give_the_gradients_of_one_on_the_union_batch(on_two, on_one):
+def test_two_processes_give_the_gradients_of_one_on_the_union_batch(on_two, on_one, arguments):
     for rank in (0, 1):
         assert_same_step(on_one["without"], on_two["without"][rank])
     for step in (0, 1):  # the second one sees the queue that both processes filled
         assert mean_losses(on_two["without"], step) == pytest.approx(on_one["without"]["losses"][step], rel=1e-4)
+    logged, one_logged = (log_lines(arguments.folder / name)[0] for name in ("without", "one, without"))
+    for key in ("itc", "prd", "mlm", "mrtd", "mae", "total"):  # means over the epoch, of the union batch in both
+        assert logged[f"train/{key}"] == pytest.approx(one_logged[f"train/{key}"], rel=1e-4)
+
+
+def test_losses_that_leave_half_of_the_model_out(on_two, on_one):
+    """Two processes wait for gradients of what is trained, not of the layers that itc and mae never run."""
+    for rank in (0, 1):
+        assert_same_step(on_one["few"], on_two["few"][rank])
+    without = {name for name, gradient in on_two["few"][0]["gradients"].items() if gradient is None}
+    assert any("crossattention" in name for name in without)
+    assert mean_losses(on_two["few"], 1) == pytest.approx(on_one["few"]["losses"][1], rel=1e-4)
 
 
 def test_with_negatives_it_is_the_union_batch_in_two_parts(on_two, on_one):
@@ -128,6 +144,14 @@ def test_another_number_of_processes_resumes_the_same_run(on_two, arguments):
         assert one[counter] == two[counter]
     for name, value in two["model"].items():
         torch.testing.assert_close(one["model"][name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_signal_to_one_process_stops_both_behind_the_same_step(on_two, arguments):
+    assert [len(on_two[STOPPED][rank]["losses"]) for rank in (0, 1)] == [1, 1]
+    stopped, half = (load_checkpoint(arguments.folder / name / "last.pth") for name in (STOPPED, "half"))
+    assert (stopped["step"], stopped["batch"]) == (1, 1)
+    for name, value in half["model"].items():
+        assert torch.equal(stopped["model"][name], value), name
 
 
 def test_fsdp_wants_processes(arguments, capsys):

@@ -48,7 +48,8 @@ def test_names_shapes_and_types(evaluated, debug_config):
     assert {key: metrics[key] for key in counts} == counts
     assert metrics["seconds"].keys() == {"images", "captions", "rerank", "total"}
     assert all(value >= 0 for value in metrics["seconds"].values())
-    assert scores.keys() == {"similarity", "scores", "text_person_ids", "image_person_ids", "image_paths"}
+    fixed = {"similarity", "scores", "text_person_ids", "image_person_ids", "image_paths"}
+    assert scores.keys() == {*fixed, "captions"}
     for name in ("similarity", "scores"):
         assert scores[name].shape == (num_texts, num_images)
         assert scores[name].dtype == np.float32
@@ -60,6 +61,7 @@ def test_names_shapes_and_types(evaluated, debug_config):
     assert scores["image_paths"].tolist() == [record.file_path for record in records]
     assert scores["image_person_ids"].tolist() == [record.person_id for record in records]
     assert scores["text_person_ids"].tolist() == [r.person_id for r in records for _ in r.captions]
+    assert scores["captions"].tolist() == [clean_caption(text, 48) for r in records for text in r.captions]
 
 
 def test_the_most_similar_are_re_ranked(evaluated):

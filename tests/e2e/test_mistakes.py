@@ -71,6 +71,8 @@ def test_missing_checkpoints(debug_settings, tmp_path, capsys):
         ("dataset.image_size=33", "33 px is not divisible by patch_size 8; the nearest size is 32"),
         ("model.text_encoder.name=./nowhere", "./nowhere"),
         ("dataset.max_words=65", "max_words 65 does not fit into max_position_embeddings 64"),
+        ("model.text_encoder.vocab_size=20", "vocab_size 20 is less than the"),
+        ("model.image_encoder.scan_backend=triton", "selective_scan backend 'triton' cannot be used: "),
         ("train.batch_size=25", "24 training pairs do not fill one batch of 25"),
     ],
 )

@@ -2,13 +2,16 @@
 
 import json
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dataset.loaders import EpochBatches
 from tests.e2e.runs import refused, train_and_record, train_command
+from utils.train_loop import LossReader
 
 
 def test_check_tells_what_a_run_takes_and_leaves_nothing(debug_settings, tmp_path, capsys):
@@ -21,6 +24,20 @@ def test_check_tells_what_a_run_takes_and_leaves_nothing(debug_settings, tmp_pat
     assert "GiB" in told["memory"]
     assert told["whole_run"].endswith("12 steps, 2 evaluations")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_check_counts_the_loader_and_reads_the_losses_of_the_last_step(debug_settings, tmp_path, monkeypatch, capsys):
+    own = EpochBatches.__iter__
+    monkeypatch.setattr(EpochBatches, "__iter__", lambda batches: (time.sleep(0.5) or rows for rows in own(batches)))
+    arguments = [*debug_settings(), "--output", str(tmp_path / "run"), "--check"]
+    assert train_command(arguments) == 0
+    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("step"))
+    assert float(told.split()[1]) >= 0.5  # seconds
+    on_their_way = []
+    monkeypatch.setattr(LossReader, "read", lambda reader, step, losses: on_their_way.append(step))  # as from a GPU
+    monkeypatch.setattr(LossReader, "read_rest", lambda reader: on_their_way.clear())
+    assert train_command(arguments) == 0
+    assert on_their_way == []
 
 
 def test_profile_traces_some_steps(debug_settings, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.e2e.runs import (
     copy_of,
@@ -49,7 +50,11 @@ def test_files_and_log_of_a_run(whole_run):
         for key in LOSSES:
             assert line[f"train/{key}"] == pytest.approx(sum(step[key] for step in own) / STEPS_PER_EPOCH, rel=1e-6)
         assert 0 <= line["val/R1"] <= line["val/R5"] <= line["val/R10"] <= 100
-    assert [line["lr"] for line in lines] == pytest.approx([4e-3, 7e-3])  # of the next step, within the warm-up
+    assert [line["lr_new"] for line in lines] == pytest.approx([4e-3, 7e-3])  # of the next step, within the warm-up
+    assert "lr" not in lines[0]  # no checkpoint filled anything
+    tags = EventAccumulator(str(folder / "tensorboard")).Reload().Tags()["scalars"]
+    assert "lr_new" in tags
+    assert {tag for tag in tags if tag.startswith("lr")} == {"lr_new"}
 
 
 def test_checkpoints_hold_tensors_and_plain_values_only(whole_run):
@@ -108,13 +113,15 @@ def test_a_run_that_reached_its_stop_does_no_more_steps(debug_settings, tmp_path
     assert train_and_record([*arguments, "--resume"]) == []
 
 
-def test_resume_from_a_path_into_another_folder(whole_run, debug_settings, tmp_path):
-    folder = tmp_path / "other"
-    steps = train_and_record(
-        [*debug_settings(), "--output", str(folder), "--resume", str(whole_run[0] / "last.pth")],
-    )
+def test_resume_from_a_path_into_another_folder(whole_run, debug_settings, tmp_path, capsys):
+    folder, last = tmp_path / "other", whole_run[0] / "last.pth"
+    steps = train_and_record([*debug_settings(), "--output", str(folder), "--resume", str(last)])
     assert steps == []  # all epochs were done
     assert (folder / "config.yaml").exists()
+    (folder / "last.pth").write_bytes(b"of another run")
+    message = refused(train_command, [*debug_settings(), "--output", str(folder), "--resume", str(last)], capsys)
+    assert f"{folder} already holds a run" in message
+    assert (folder / "last.pth").read_bytes() == b"of another run"
 
 
 @pytest.mark.parametrize(

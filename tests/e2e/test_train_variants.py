@@ -9,7 +9,15 @@ import torch
 from dataset.prepare import main as prepare
 from dataset.synthetic import generate
 from tests.conftest import read_split
-from tests.e2e.runs import copy_of, eval_command, log_lines, train_and_record, write_split
+from tests.e2e.runs import (
+    copy_of,
+    eval_command,
+    log_lines,
+    refused,
+    train_and_record,
+    train_command,
+    write_split,
+)
 
 LOSSES = ("itc", "itm", "prd", "mlm", "mrtd", "mae", "attribute")
 ONE_STEP = ("train.batch_size=24", "train.epochs=1")  # all 24 training pairs
@@ -100,7 +108,7 @@ def test_a_variant_trains_and_is_evaluated(losses_of, debug_settings, tmp_path, 
     assert 0 < metrics["mAP"] <= 100
 
 
-def test_a_benchmark_without_validation_people(debug_settings, tmp_path, caplog):
+def test_a_benchmark_without_validation_people(debug_settings, tmp_path, caplog, capsys):
     """ICFG-PEDES: people held out of train stand in, and none of them is trained on."""
     root = tmp_path / "icfg"
     generate(
@@ -117,9 +125,14 @@ def test_a_benchmark_without_validation_people(debug_settings, tmp_path, caplog)
     settings = ("dataset.name=ICFG-PEDES", "train.epochs=1", "train.batch_size=19")  # 2 of 21 are held out
     folder = tmp_path / "run"
     assert len(train_and_record([*debug_settings(*settings, root=root), "--output", str(folder)])) == 1
-    assert "ICFG-PEDES has no validation people: 2 of 21 train images" in caplog.text
+    assert caplog.text.count("ICFG-PEDES has no validation people: 2 of 21 train images") == 1
+    assert caplog.text.count("held out") == 1
     checkpoint = ["--checkpoint", str(folder / "best.pth")]
     assert eval_command([*debug_settings(*settings, root=root), *checkpoint, "--split", "val"]) == 0
     assert json.loads((folder / "eval-val" / "metrics.json").read_text())["num_people"] == 2
     settings = (*settings, "eval.select_on=test", "train.batch_size=21")
     assert len(train_and_record([*debug_settings(*settings, root=root), "--output", str(tmp_path / "all")])) == 1
+    arguments = [*debug_settings(*settings, root=root), "--checkpoint", str(tmp_path / "all" / "best.pth")]
+    assert "has no validation people" in refused(eval_command, [*arguments, "--split", "val"], capsys)
+    other = [*debug_settings("eval.select_on=test", root=root), "--output", str(tmp_path / "other")]
+    assert "holds ICFG-PEDES, but dataset.name is CUHK-PEDES" in refused(train_command, other, capsys)

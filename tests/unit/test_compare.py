@@ -82,6 +82,38 @@ def test_other_captions_or_galleries_are_refused(name, change, message):
         check_same(a, {**a, name: change(a[name])}, Path("a.npz"), Path("b.npz"))
 
 
+def with_captions(scores: dict[str, np.ndarray], captions: list[str]) -> dict[str, np.ndarray]:
+    return {**scores, "captions": np.array(captions)}
+
+
+def test_other_captions_of_the_same_people_are_refused():
+    words = [f"caption {row} of a man in a coat" for row in range(NUM_TEXTS)]
+    a, swapped = with_captions(scores(0.5), words), list(words)
+    swapped[3], swapped[15] = words[15], words[3]  # of one person
+    changed = [caption.replace("coat", "hat") if row == 7 else caption for row, caption in enumerate(words)]
+    shortened = [caption[: len(caption) // 2] for caption in words]
+    for other, message in (
+        (swapped, "not of the same captions: number 3 is caption 3 of a man in a coat in one, caption 15 of a man in"),
+        (changed, "number 7 is caption 7 of a man in a coat in one, caption 7 of a man in a hat in the other"),
+        (shortened, "not of the same captions"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            check_same(a, with_captions(scores(0.5), other), Path("a.npz"), Path("b.npz"))
+
+
+def test_captions_that_one_model_cuts_earlier_are_the_same():
+    """dataset.max_words is 90 in one configuration and 70 in the other; files of earlier versions have no captions."""
+    words = [" ".join(f"word{row + n}" for n in range(1 + row)) for row in range(NUM_TEXTS)]
+    cut = [" ".join(caption.split()[:40]) for caption in words]
+    a, b = with_captions(scores(0.5), words), with_captions(scores(0.5), cut)
+    check_same(a, b, Path("a.npz"), Path("b.npz"))
+    check_same(b, a, Path("b.npz"), Path("a.npz"))
+    check_same(a, scores(0.5), Path("a.npz"), Path("old.npz"))
+    cut[59] = cut[58]
+    with pytest.raises(UserError, match="captions: number 59"):
+        check_same(a, with_captions(scores(0.5), cut), Path("a.npz"), Path("b.npz"))
+
+
 def test_files_that_are_none_are_refused(tmp_path):
     own, broken = saved(tmp_path, **scores(0.5)), tmp_path / "broken.npz"
     broken.write_bytes(b"no archive")

@@ -74,6 +74,14 @@ def test_shipped_files_load_and_survive_saving(path, tmp_path):
     assert isinstance(config.as_dict()["optimizer"]["betas"], list)
 
 
+def test_the_demos_twin_differs_in_the_kind_of_image_encoder_alone():
+    vim, vit = (load_config(CONFIGS / f"{name}.yaml").as_dict() for name in ("demo", "demo_vit"))
+    changed = {"type": ("vim", "vit"), "num_heads": (None, 3)}
+    encoders = vim["model"].pop("image_encoder"), vit["model"].pop("image_encoder")
+    assert vim == vit
+    assert {key: pair for key in encoders[0] if len(set(pair := tuple(one[key] for one in encoders))) > 1} == changed
+
+
 @pytest.mark.parametrize(
     ("name", "image_size", "mask_ratio", "max_words", "momentum", "temperature", "weight_decay", "weights"),
     [

@@ -7,12 +7,13 @@ import torch
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from dataset.attributes import Parser
 from dataset.tokenizer import Encoded, load_tokenizer
 from models.attention_maps import word_attention
 from models.build import build_model
 from tests.unit.saved_models import save_random_model
 from utils.errors import UserError
-from utils.figure_attention import CELL_INCHES, Word, draw_attention, word_maps, words_in
+from utils.figure_attention import CELL_INCHES, Word, chunks_of, draw_attention, word_maps, words_in
 from utils.figure_inputs import LoadedModel, read_input
 from utils.figures import main
 
@@ -113,6 +114,17 @@ def test_command_with_two_models(checkpoints, debug_settings, tmp_path, capsys):
     main(["attention", *settings, *sources, "--query", "1", "--out", str(tmp_path / "x")])
     assert capsys.readouterr().out.split() == [str(tmp_path / "x.png"), str(tmp_path / "x.pdf")]
     assert Image.open(tmp_path / "x.png").size[0] > 1000
+
+
+@pytest.mark.parametrize("parser", ["word list", "spaCy, if there is one"])
+def test_a_sentence_of_ones_own_needs_no_data_set(parser, checkpoints, debug_settings, picture, monkeypatch):
+    if parser == "word list":
+        monkeypatch.setattr("utils.figure_attention.installed_parser", lambda: Parser("word list", None))
+    missing = picture.parent / "missing"
+    arguments = ["attention", *debug_settings(f"dataset.root={missing}"), "--checkpoint", str(checkpoints[0])]
+    main([*arguments, "--caption", "a man in a red coat", "--image", str(picture), "--out", str(picture.parent / "x")])
+    assert not missing.exists()
+    assert chunks_of("a man in a red coat") == [[(11, 14), (15, 19)]]
 
 
 def test_command_with_any_sentence_and_picture(checkpoints, debug_settings, picture, capsys):

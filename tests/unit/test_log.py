@@ -156,6 +156,18 @@ def test_progress_on_a_terminal_draws_a_bar(monkeypatch, caplog):
     assert "images/s" in screen.getvalue()
 
 
+def test_a_subclass_writes_below_the_bar(monkeypatch, caplog):
+    class Noted(progress):
+        def note(self, width):
+            return f"itc 3.94, {width} columns"
+
+    screen = io.StringIO()
+    monkeypatch.setattr(log, "_console", Console(file=screen, force_terminal=True, width=90))
+    caplog.set_level(logging.INFO)
+    list(Noted(range(3), "epoch 1/2"))
+    assert re.search(r"epoch 1/2 .*\n.*itc 3\.94, 90 columns", screen.getvalue())
+
+
 def test_no_bar_in_other_processes(monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(log, "_console", Console(file=screen, force_terminal=True))

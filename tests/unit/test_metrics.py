@@ -1,5 +1,7 @@
 """Ranking and measures: values known by hand, a slow plain loop, ties, blocks, what is refused."""
 
+from itertools import permutations
+
 import pytest
 import torch
 
@@ -88,14 +90,21 @@ def test_blocks_change_nothing(monkeypatch):
     assert metrics_in_blocks == pytest.approx(metrics)
 
 
-def test_chance_level_of_rank_1_is_the_share_of_right_images():
-    """8 people with 3, 2, 3, 2, ... of 20 images: 12.5 % on average; the error of 4000 draws is half a point."""
-    gallery = torch.tensor([0, 0, 0, 1, 1] * 4) + 2 * torch.arange(4).repeat_interleave(5)
-    chance = chance_level(torch.arange(8).repeat(25), gallery)
-    assert pytest.approx(12.5, abs=2) == chance.R1
-    assert chance.R1 < chance.R5 < chance.R10 < 100
-    assert chance.num_queries == 200
-    assert chance == chance_level(torch.arange(8).repeat(25), gallery)
+def test_chance_is_the_mean_over_all_orders():
+    """Three right images of six for half of the queries, one for a quarter, none for the last."""
+    gallery, queries = torch.tensor([1, 2, 1, 9, 9, 1]), torch.tensor([1, 1, 2, 7])
+    orders = torch.tensor(list(permutations(range(6))))
+    measured = [retrieval_metrics(orders, query.expand(len(orders)), gallery)[:5] for query in queries[:3]]
+    chance = chance_level(queries, gallery)
+    assert chance[:5] == pytest.approx([sum(values) / 3 for values in zip(*measured, strict=True)], rel=1e-12)
+    assert chance[5:] == (4, 1)
+
+
+def test_chance_in_a_gallery_of_one_and_in_a_large_one():
+    assert chance_level(torch.tensor([3]), torch.tensor([3]))[:5] == pytest.approx([100] * 5)
+    chance = chance_level(torch.arange(1000), torch.arange(20_000) % 1000)
+    assert pytest.approx(0.1) == chance.R1
+    assert chance.R1 < chance.mAP < chance.R5 < chance.R10 < 100
 
 
 def test_refusals():
@@ -143,6 +152,26 @@ def test_means_of_the_queries_are_the_measures():
         assert mean_metrics(queries) == retrieval_metrics(order, people, gallery)
         assert torch.equal(queries.first_row, order[:, 0])
     assert int((queries.first_rank == 0).sum()) == 4
+
+
+@pytest.mark.parametrize("tail", ["similarity", "constant"])
+def test_ranks_of_right_images_are_their_places_in_the_order(tail):
+    """With many ties, queries without re-ranked images, and queries without a right one."""
+    generator = torch.Generator().manual_seed(0)
+    similarity = torch.randint(-4, 5, (60, 25), generator=generator) / 4
+    scores = torch.randint(-3, 4, (60, 25), generator=generator).float()
+    scores[torch.rand(60, 25, generator=generator) < 0.6] = -INF
+    scores[::7] = -INF
+    people, gallery = torch.arange(60) % 5, torch.randint(0, 4, (25,), generator=generator)
+    queries = measure_queries(similarity, scores, people, gallery, tail)
+    for row, order in enumerate(rank_gallery(similarity, scores, tail).tolist()):
+        ranks = [rank for rank, image in enumerate(order, 1) if gallery[image] == people[row]]
+        precision = sum(found / rank for found, rank in enumerate(ranks, 1)) / len(ranks) if ranks else torch.nan
+        assert queries.first_row[row] == order[0]
+        assert (queries.first_rank[row], queries.num_right[row]) == ((ranks or [0])[0], len(ranks))
+        assert queries.average_precision[row].item() == pytest.approx(precision, nan_ok=True)
+        penalty = len(ranks) / ranks[-1] if ranks else torch.nan
+        assert queries.inverse_penalty[row].item() == pytest.approx(penalty, nan_ok=True)
 
 
 def test_one_image_only():

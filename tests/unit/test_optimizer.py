@@ -9,7 +9,7 @@ from torch import nn
 
 from models.build import build_model
 from tests.parity.vectors import FOLDER
-from utils.optimizer import build_schedule, parameter_groups
+from utils.optimizer import build_schedule, learning_rates, parameter_groups
 
 PUBLISHED = json.loads((FOLDER / "optim" / "optim.json").read_text())["cases"]
 # The published groups decay these, ours do not: Mamba and Vim exempt their states and positions, MAE its tokens.
@@ -41,7 +41,16 @@ def test_what_a_checkpoint_filled_trains_at_lr_all_else_at_lr_new(debug_config):
     model = build_model(debug_config())
     filled = [name for name, _ in model.named_parameters() if name.startswith("image_encoder.")]
     for name, group in groups_by_name(model, filled).items():
-        assert group["lr"] == (1.0 if name in filled else 10.0)
+        assert (group["name"], group["lr"]) == (("lr", 1.0) if name in filled else ("lr_new", 10.0))
+
+
+def test_rates_are_told_by_name_also_where_they_are_equal_or_all_of_one_kind():
+    model = nn.Linear(2, 2)
+    for filled, expected in ((["weight"], {"lr": 3.0, "lr_new": 3.0}), ([], {"lr_new": 3.0})):
+        groups = parameter_groups(model, filled=filled, lr=3.0, lr_new=3.0, weight_decay=0.0)
+        assert learning_rates(torch.optim.AdamW(groups)) == expected
+    swapped = parameter_groups(model, filled=["weight"], lr=2.0, lr_new=1.0, weight_decay=0.0)  # lr above lr_new
+    assert learning_rates(torch.optim.AdamW(swapped)) == {"lr": 2.0, "lr_new": 1.0}
 
 
 def test_frozen_parameters_are_in_no_group():

@@ -11,7 +11,7 @@ from PIL import Image
 from dataset import prepare
 from dataset.checks import Finding
 from dataset.prepare import main
-from dataset.records import Record, read_records
+from dataset.records import Record, check_benchmark, read_records
 
 SCRIPT = Path(__file__).parents[2] / "shell" / "data_process.sh"
 PNG = BytesIO()
@@ -70,8 +70,9 @@ def test_writes_the_splits_and_compares_counts(tmp_path, capsys):
     expected = [Record(1, "cam_a/1.png", ("a man", "a tall man")), Record(2, "cam_b/2.png", ("person number 2",))]
     assert read_records(tmp_path, "train") == expected
     assert sorted(path.name for path in (tmp_path / "processed_data").iterdir()) == [
-        *("test.json", "train.json", "val.json")
+        *("benchmark.txt", "test.json", "train.json", "val.json")
     ]
+    check_benchmark(tmp_path, "CUHK-PEDES")
 
 
 def test_synthetic_benchmark_skips_official_counts(tmp_path, capsys):

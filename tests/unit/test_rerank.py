@@ -150,6 +150,17 @@ def test_candidates_that_tie_are_cut_off_in_gallery_order():
     assert top_candidates(rows, 99).sort(dim=1).values.tolist() == [[0, 1, 2, 3, 4, 5]] * 2
 
 
+def test_candidates_are_found_a_few_texts_at_a_time(monkeypatch):
+    """Beside a large similarity matrix there is no room for anything of its size."""
+    rows = torch.randint(0, 9, (13, 20), generator=torch.Generator().manual_seed(0)).float()
+    whole, seen = top_candidates(rows, 4), []
+    topk = torch.Tensor.topk
+    monkeypatch.setattr(torch.Tensor, "topk", lambda x, *args, **keys: seen.append(len(x)) or topk(x, *args, **keys))
+    monkeypatch.setattr(module, "ROWS_AT_A_TIME", 5)
+    assert torch.equal(top_candidates(rows, 4), whole)
+    assert seen == [5, 5, 3]
+
+
 def test_work_is_cut_to_a_budget():
     costs = torch.tensor([3, 3, 4, 11, 1, 9, 1])
     assert [costs[part].tolist() for part in cut(costs, 10)] == [[3, 3, 4], [11], [1, 9], [1]]

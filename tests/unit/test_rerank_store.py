@@ -71,6 +71,50 @@ def test_neither_memory_nor_disk(little_memory, monkeypatch):
         filled(torch.randn(10, 5, 7))
 
 
+@pytest.fixture
+def mounts(monkeypatch, tmp_path):
+    """tmp_path/memory is a tmpfs, tmp_path/disk is not; they stand for /tmp and /var/tmp."""
+    for name in ("memory", "disk"):
+        (tmp_path / name).mkdir()
+    kinds = {"/": "ext4", tmp_path: "ext4", tmp_path / "memory": "tmpfs"}
+    (tmp_path / "mounts").write_text("".join(f"none {place} {kind} rw 0 0\n" for place, kind in kinds.items()))
+    monkeypatch.setattr(token_store, "_MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr(token_store.tempfile, "tempdir", str(tmp_path / "memory"))
+    monkeypatch.setattr(token_store, "DISK_FOLDER", tmp_path / "disk")
+    return tmp_path
+
+
+def test_a_folder_in_memory_is_known(mounts):
+    assert token_store.in_memory(mounts / "memory")
+    assert token_store.in_memory(mounts / "memory" / "below")
+    assert not token_store.in_memory(mounts / "disk")
+    assert not token_store.in_memory(mounts / "memory2")
+    with (mounts / "mounts").open("a") as file:
+        file.write(f"none {mounts / 'memory'} btrfs rw 0 0\n")  # a disk mounted over it
+    assert not token_store.in_memory(mounts / "memory")
+    (mounts / "mounts").unlink()  # not Linux
+    assert not token_store.in_memory(mounts / "memory")
+
+
+def test_a_file_of_tokens_goes_to_a_disk(mounts, monkeypatch, caplog):
+    monkeypatch.setattr(token_store, "available_bytes", lambda _: 1000)
+    tokens = torch.randn(10, 5, 7)
+    with caplog.at_level(logging.INFO, "utils.token_store"):
+        store = filled(tokens)
+    assert f"kept in a temporary file in {mounts / 'disk'}" in caplog.text
+    assert torch.equal(store.read(torch.arange(10)), tokens)
+    caplog.clear()
+    monkeypatch.setattr(token_store.tempfile, "tempdir", str(mounts))  # TMPDIR on a disk stays
+    assert token_store.folder_for(10) == mounts
+    assert caplog.text == ""
+
+
+def test_a_file_in_memory_is_the_last_resort_and_said(mounts, monkeypatch, caplog):
+    monkeypatch.setattr(token_store, "DISK_FOLDER", mounts / "missing")
+    assert token_store.folder_for(10) == mounts / "memory"
+    assert "memory is kept in memory, which may run out: set TMPDIR to a folder on a disk" in caplog.text
+
+
 def test_free_memory_of_the_machine_and_of_a_container(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)

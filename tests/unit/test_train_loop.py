@@ -8,8 +8,9 @@ import torch
 
 from dataset.batches import Tokens
 from tests.unit.tiny_models import BERT, tiny_model
+from utils import train_loop
 from utils.parallel import checkpoint_activations, layers_of
-from utils.train_loop import LossReader, hours, shares_of, split
+from utils.train_loop import LossReader, TrainingBar, alpha_at, hours, shares_of, split
 
 
 def test_losses_are_summed_and_one_that_is_not_finite_names_its_step():
@@ -83,3 +84,28 @@ def test_layers_computed_again_give_the_same_gradients(image):
 @pytest.mark.parametrize(("seconds", "text"), [(7.26, "7.3 s"), (60, "0:01 h"), (5 * 3600 + 59 * 60 + 40, "6:00 h")])
 def test_hours(seconds, text):
     assert hours(seconds) == text
+
+
+def test_the_bar_shows_as_many_losses_as_fit(monkeypatch):
+    losses = {"itc": 3.941, "itm": 0.6382, "attribute": 0.7074, "total": 14.44}
+    bar = TrainingBar(8, "epoch 1/30")
+    assert bar.note(120) == "step 0"
+    bar.show(12, losses)
+    assert bar.note(120) == "step 12  total 14.44  itc 3.94  itm 0.638  attribute 0.707"
+    assert bar.note(50) == "step 12  total 14.44  itc 3.94  itm 0.638"
+    assert bar.note(5) == "step 12"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5 * 2**29)
+    assert bar.note(50) == "step 12  GPU 2.5 GiB  total 14.44  itc 3.94"
+
+
+def test_soft_targets_rise_over_the_first_epoch():
+    assert [alpha_at(step, 4, 0.4, True) for step in (0, 1, 4, 9)] == pytest.approx([0, 0.1, 0.4, 0.4])
+    assert [alpha_at(step, 4, 0.4, False) for step in (0, 9)] == [0.4, 0.4]
+
+
+def test_losses_are_averaged_over_the_processes(monkeypatch):
+    monkeypatch.setattr(train_loop, "mean", lambda own: (own + torch.tensor([5.0, 7.0])) / 2)  # of two
+    reader = LossReader({})
+    reader.read(1, {"mlm": torch.tensor(1.0), "total": torch.tensor(2.0)})
+    assert reader.losses == {"mlm": 3.0, "total": 4.5}

@@ -1,0 +1,173 @@
+"""Both ways of re-ranking on one gallery: timed in turns, compared pair by pair and by their measures."""
+
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench.plain_rerank import plain_rerank
+from bench.rerank_cases import MAX_WORDS, Case, people_of
+from models.person_search import PersonSearchModel
+from utils.bootstrap import confidence_intervals
+from utils.metrics import measure_queries, percentages
+from utils.precision import autocast, best_precision
+from utils.rerank import rerank, top_candidates
+from utils.token_store import TokenStore
+
+FP32_LIMIT, AUTO_LIMIT = 1e-4, 0.02  # largest difference of a score to the plain loop's
+TURNS = 2
+FEW_IMAGES = 16  # compared in a precision that the device has no units for
+
+
+class Run(NamedTuple):
+    scores: Tensor  # (T, I), -inf where not scored
+    seconds: float
+
+    @property
+    def pairs(self) -> int:
+        return int((self.scores > -torch.inf).sum())
+
+    @property
+    def pairs_per_second(self) -> float:
+        return self.pairs / self.seconds
+
+
+class Agreement(NamedTuple):
+    """Ours against plain, on the pairs that both scored."""
+
+    precision: str
+    pairs: int
+    difference: float  # the largest
+    same_order: bool
+
+
+class Measured(NamedTuple):
+    """R@1, R@5 and R@10 in percent, with their 95 % intervals over the captions."""
+
+    values: list[float]
+    intervals: list[tuple[float, float]]
+
+    def is_within(self, plain: "Measured") -> bool:
+        ends = zip(self.values, plain.intervals, strict=True)
+        return all(low <= value <= high for value, (low, high) in ends)
+
+
+def run_plain(model: PersonSearchModel, case: Case, top_k: int) -> Run:
+    candidates = top_candidates(case.similarity, top_k)
+    begin = now(model)
+    scores = plain_rerank(model, case.tokens, case.texts, candidates, max_words=MAX_WORDS)
+    seconds = now(model) - begin
+    return Run(torch.full_like(case.similarity, -torch.inf).scatter(1, candidates, scores), seconds)
+
+
+def run_ours(model: PersonSearchModel, case: Case, top_k: int, precision: str, images: slice = slice(None)) -> Run:
+    """All pairs of some images, as one of several processes scores them; the tokens lie ready where they fit."""
+    device, own = model.itm_head.weight.device, case.tokens[images]
+    with autocast(device, precision):
+        store = TokenStore(len(own), device)
+        store.append(own.to(device))
+        begin = now(model)
+        scores = rerank(model, store, case.texts, case.similarity, first_image=images.start or 0, top_k=top_k)
+    return Run(scores, now(model) - begin)
+
+
+def time_in_turns(
+    model: PersonSearchModel, case: Case, top_k: int, *, plain_queries: int, images: int
+) -> dict[str, Run]:
+    """The plain loop on some captions and ours on some images, a part of each at a time; "plain" and precisions.
+
+    So both meet the same moods of the machine. Warmed up before: on a GPU by the whole work of a turn, whose shapes
+    its libraries want to have seen; on a CPU, where a turn takes long, by a few pairs.
+    """
+    kind = model.itm_head.weight.device.type
+    precisions = dict.fromkeys(["fp32", best_precision(kind), *(["bf16"] if kind == "cuda" else [])])
+    asked = case._replace(texts=case.texts[:plain_queries], similarity=case.similarity[:plain_queries])
+    parts: dict[str, list[Run]] = {"plain": [], **{precision: [] for precision in precisions}}
+    number = min(TURNS, plain_queries, images)
+    turns = list(zip(_cut(plain_queries, number), _cut(images, number), strict=True))
+    few = Case(case.tokens[:2], case.texts[:2], case.similarity[:2, :2])
+    run_plain(model, _rows(asked, turns[0][0]) if kind == "cuda" else few, top_k)
+    for precision in precisions:
+        warm_up = (case, top_k, precision, turns[0][1]) if kind == "cuda" else (few, top_k, precision)
+        run_ours(model, *warm_up)
+    for queries, own in turns:
+        run = run_plain(model, _rows(asked, queries), top_k)
+        whole = torch.full_like(asked.similarity, -torch.inf)
+        whole[queries] = run.scores
+        parts["plain"].append(Run(whole, run.seconds))
+        for precision in precisions:
+            parts[precision].append(run_ours(model, case, top_k, precision, own))
+    return {name: _together(runs) for name, runs in parts.items()}
+
+
+def compare_scores(
+    model: PersonSearchModel, case: Case, top_k: int, plain: Run, precisions: Iterable[str]
+) -> list[Agreement]:
+    """Ours in each precision on the captions that plain has scored, the first ones of the case."""
+    asked = case._replace(texts=case.texts[: len(plain.scores)], similarity=case.similarity[: len(plain.scores)])
+    found = []
+    for precision in precisions:
+        has_units = precision in ("fp32", best_precision(model.itm_head.weight.device.type))
+        own = slice(None) if has_units else slice(0, FEW_IMAGES)
+        found.append(agreement(precision, run_ours(model, asked, top_k, precision, own), plain))
+    return found
+
+
+def agreement(precision: str, ours: Run, plain: Run) -> Agreement:
+    both = ours.scores > -torch.inf
+    assert both.any()
+    assert (plain.scores[both] > -torch.inf).all()
+    order, expected = (_order(run.scores.masked_fill(~both, -torch.inf)) for run in (ours, plain))
+    difference = float((ours.scores - plain.scores)[both].abs().max())
+    return Agreement(precision, int(both.sum()), difference, torch.equal(order, expected))
+
+
+def measured(runs: dict[str, Run]) -> dict[str, Measured]:
+    """Of every run, the people being those of `people_of` by the scores of "plain"."""
+    people = people_of(runs["plain"].scores)
+    found = {}
+    for name, run in runs.items():
+        values = percentages(measure_queries(run.scores, None, *people))[:, :3].numpy()
+        found[name] = Measured(values.mean(axis=0).tolist(), confidence_intervals(values))
+    return found
+
+
+def faults(agreements: Iterable[Agreement], measures: dict[str, Measured], auto: str) -> list[str]:
+    """What should not be, one line each. auto: the precision that `auto` picks."""
+    limits, lines = {auto: AUTO_LIMIT, "fp32": FP32_LIMIT}, []
+    for precision, _, difference, same_order in agreements:
+        limit = limits.get(precision, float("inf"))
+        if not difference <= limit:  # NaN is a fault as well
+            lines.append(f"scores in {precision} differ from plain by {difference:.1e}, more than {limit:g}")
+        if precision == "fp32" and not same_order:
+            lines.append("the order in fp32 is not that of plain")
+    for precision in limits:
+        if not measures[precision].is_within(measures["plain"]):
+            lines.append(f"R@1, R@5 or R@10 in {precision} lies outside the interval of plain")
+    return lines
+
+
+def now(model: PersonSearchModel) -> float:
+    """Seconds, when the device has done what it was given."""
+    device = model.itm_head.weight.device
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _together(parts: list[Run]) -> Run:
+    return Run(torch.stack([run.scores for run in parts]).amax(dim=0), sum(run.seconds for run in parts))
+
+
+def _rows(case: Case, rows: slice) -> Case:
+    return case._replace(texts=case.texts[rows], similarity=case.similarity[rows])
+
+
+def _cut(number: int, parts: int) -> list[slice]:
+    return [slice(number * part // parts, number * (part + 1) // parts) for part in range(parts)]
+
+
+def _order(scores: Tensor) -> Tensor:
+    return scores.argsort(dim=1, descending=True, stable=True)
