@@ -84,18 +84,19 @@ class SelfAttention(nn.Module):
         """Each text over its image: (T, D) -> (T, D). Arguments as of `TextEncoder.cross_modal`."""
         keys, values = self._split(self.key(context)), self._split(self.value(context))  # once per image, not per pair
         queries = self._split(packing.pad(self.query(hidden)))  # (R, heads, L, D / heads)
-        indexed = 0 if image_index is None else len(image_index)
-        own, others = queries.split([len(queries) - indexed, indexed])
+        own = queries if image_index is None else queries[: len(queries) - len(image_index)]
         attended = []
         if own_images is not None:  # all texts of an image as one long query: no copy of its keys and values for each
             grouped = own.unflatten(0, (-1, own_images)).permute(1, 2, 0, 3, 4)  # (images, heads, texts, L, D / heads)
             out = self._attend(grouped.flatten(2, 3), keys[:own_images], values[:own_images], None)
             attended.append(out.unflatten(2, grouped.shape[2:4]).permute(2, 0, 1, 3, 4).flatten(0, 1))
-        elif indexed < len(queries):
+        elif image_index is None or len(image_index) < len(queries):
             attended.append(self._attend(own, keys, values, None))
         if image_index is not None:
+            others = queries[len(own) :]
             attended.append(self._attend(others, keys[image_index], values[image_index], None))
-        return packing.pack(torch.cat(attended).transpose(1, 2).flatten(2))
+        together = attended[0] if len(attended) == 1 else torch.cat(attended)
+        return packing.pack(together.transpose(1, 2).flatten(2))
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         dropout = self.dropout_prob if self.training else 0.0

@@ -119,7 +119,7 @@ def _without_chatter() -> Iterator[None]:
 class Unpacked(Packing):
     """Texts with their padding: a graph whose shapes depend on the mask's values could not be written."""
 
-    def __init__(self, attention_mask: Tensor) -> None:
+    def __init__(self, attention_mask: Tensor, at_most: int | None = None) -> None:
         self.shape = attention_mask.shape
         self.may_be_attended = attention_mask[:, None, None].bool()  # (R, 1, 1, L)
         self.column = torch.arange(self.shape[1]).expand(self.shape).flatten()  # (R*L,)

@@ -61,10 +61,10 @@ class Explained(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--split", choices=("test", "val", "train"), default="test")
+    parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="default: test")
     parser.add_argument("--query", type=int, metavar="ROW", help="caption of the split, from 0, on its own image")
     parser.add_argument("--seed", type=int, default=0, help="of the draw without --query (default: 0)")
-    parser.add_argument("--image", type=Path, help="any other picture")
+    parser.add_argument("--image", type=Path, help="any other picture, instead of the caption's own")
     parser.add_argument("--caption", help="any other sentence; needs --image")
     parser.add_argument("--layer", type=int, help="of the cross-modal encoder, from 0 (default: two thirds up)")
     parser.add_argument("--out", type=Path, help="file without suffix (default: attention beside the last checkpoint)")

@@ -12,8 +12,8 @@ from utils.errors import UserError
 from utils.figure_style import BLUE, INK, ORANGE, new_figure
 
 COLUMNS = 4
-PANEL_INCHES = (2.4, 1.75)
-VALIDATION_INCHES = 2.4
+PANEL_INCHES = (2.1, 1.6)
+VALIDATION_INCHES = 2.1
 TITLES = {
     "total": "total (weighted sum)",
     "itc": "itc: contrastive",
@@ -41,7 +41,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], title: str) -> Figure:
     rows = math.ceil(len(losses) / COLUMNS)
     heights = [PANEL_INCHES[1]] * rows + [VALIDATION_INCHES] * bool(splits)
     figure = new_figure(PANEL_INCHES[0] * COLUMNS, sum(heights) + 0.4, layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     grid = figure.add_gridspec(len(heights), COLUMNS, height_ratios=heights)
     epochs = [line["epoch"] + 1 for line in lines]
     for place, key in enumerate(losses):

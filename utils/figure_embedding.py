@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from dataset.build import eval_loaders_of
 from utils.distributed import start
@@ -27,7 +28,8 @@ MAX_POINTS = 2000  # of the map: t-SNE takes a minute for as many
 MOST_COLOURED_POINTS = 8  # images, and as many captions, of one coloured person
 FEWEST_POINTS = 4
 PERPLEXITY = 30
-BINS = 50
+BINS = 50  # at most; fewer where right pairs are few, whose bars would jump
+FEWEST_BINS = 12
 ROWS_AT_A_TIME = 512  # of the similarity matrix, which is never in memory as a whole
 
 
@@ -43,9 +45,9 @@ class Embedded(NamedTuple):
 
 
 class Histograms(NamedTuple):
-    """Share of the pairs per bin: both (BINS,), each adds up to 1."""
+    """Share of the pairs per bin: both (bins,), each adds up to 1."""
 
-    edges: np.ndarray  # (BINS + 1,) cosine
+    edges: np.ndarray  # (bins + 1,) cosine
     right: np.ndarray  # pairs of one person
     wrong: np.ndarray  # pairs of two people
     overlap: float  # chance that a wrong pair drawn at random is more similar than a right one (half of a tie counts)
@@ -73,7 +75,7 @@ def embed(loaded: LoadedModel, split: str) -> Embedded:
 def add_single_model_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     """Arguments of figures of one model and one split."""
     add_model_arguments(parser)
-    parser.add_argument("--split", choices=("test", "val", "train"), default="test")
+    parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="default: test")
     parser.add_argument("--out", type=Path, metavar="PATH", help=f"files to write, without suffix (default: {out})")
 
 
@@ -86,7 +88,9 @@ def single_model(args: argparse.Namespace) -> LoadedModel:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_single_model_arguments(parser, "embedding beside the checkpoint")
-    parser.add_argument("--people", type=positive, default=6, metavar="N", help="people in colour, at most 8 (6)")
+    parser.add_argument(
+        "--people", type=positive, default=6, metavar="N", help="people in colour, at most 8 (default: 6)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the draw and of t-SNE (default: 0)")
 
 
@@ -152,22 +156,25 @@ def _draw_map(axes: Axes, embedded: Embedded, num_people: int, seed: int) -> Non
     for shown, marker in ((is_image, "o"), (~is_image, "^")):
         x, y = places[grey & shown].T
         axes.scatter(x, y, s=6, marker=marker, color=LIGHT, linewidths=0)
-    for person, colour in zip(people, PERSON_COLOURS, strict=False):
+    for number, (person, colour) in enumerate(zip(people, PERSON_COLOURS, strict=False), 1):
         own = person_id == person
-        from_x, to_x, from_y, to_y = np.array(
-            [places[own & shown].mean(axis=0) for shown in (is_image, ~is_image)]
-        ).T.flat
-        axes.plot([from_x, to_x], [from_y, to_y], color=colour, linewidth=0.8, alpha=0.6)
-        for shown, marker in ((is_image, "o"), (~is_image, "^")):
+        ends = [places[own & shown].mean(axis=0) for shown in (is_image, ~is_image)]
+        axes.plot(*np.array(ends).T, color=colour, linewidth=0.8, alpha=0.6)
+        for shown, marker, end in ((is_image, "o", ends[0]), (~is_image, "^", ends[1])):
             x, y = places[own & shown].T
             axes.scatter(x, y, s=24, marker=marker, color=colour, edgecolors="white", linewidths=0.4, zorder=3)
+            # in print without colours the numbers tell the people apart
+            label = axes.text(
+                end[0], end[1], str(number), fontsize=8, fontweight="bold", ha="center", va="center", zorder=4
+            )
+            label.set_path_effects([withStroke(linewidth=2, foreground="white")])
     axes.set_title("t-SNE of the embeddings")
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
     axes.spines[["top", "right"]].set_visible(True)
     axes.set_xlabel(
         f"● {is_image.sum():,} images   ▲ {(~is_image).sum():,} captions   "
-        f"in colour: {len(people)} people, a line from\nthe middle of a person's images to that of the captions",
+        f"in colour: {len(people)} people, a number and\na line at the middle of a person's images and of the captions",
         fontsize=8,
     )
 
@@ -187,19 +194,21 @@ def similarity_histograms(embedded: Embedded) -> Histograms:
         raise UserError("similarities of right and wrong pairs need captions and images of two people at least")
     wrong, right = counts / totals[:, None]
     used = np.flatnonzero(counts.any(axis=0))
-    step = -(-(used[-1] + 1 - used[0]) // BINS)  # fine bins per bin, rounded up
-    first = min(used[0], len(wrong) - step * BINS)
-    bins = slice(first, first + step * BINS)
+    number = int(np.clip(np.sqrt(totals[1]), FEWEST_BINS, BINS))
+    step = -(-(used[-1] + 1 - used[0]) // number)  # fine bins per bin, rounded up
+    first = min(used[0], len(wrong) - step * number)
+    bins = slice(first, first + step * number)
     overlap = float((right * (1 - wrong.cumsum() + wrong / 2)).sum())
     coarse = [share[bins].reshape(-1, step).sum(axis=1) for share in (right, wrong)]
-    edges = fine[first : first + step * BINS + 1 : step]
+    edges = fine[first : first + step * number + 1 : step]
     return Histograms(edges, right=coarse[0], wrong=coarse[1], overlap=overlap)
 
 
 def _draw_histograms(axes: Axes, histograms: Histograms) -> None:
-    for name, share, colour in (("wrong pairs", histograms.wrong, GREY), ("right pairs", histograms.right, BLUE)):
+    kinds = (("wrong pairs", histograms.wrong, GREY, "--"), ("right pairs", histograms.right, BLUE, "-"))
+    for name, share, colour, style in kinds:
         axes.stairs(100 * share, histograms.edges, fill=True, color=colour, alpha=0.35)
-        axes.stairs(100 * share, histograms.edges, color=colour, linewidth=1.2, label=name)
+        axes.stairs(100 * share, histograms.edges, color=colour, linewidth=1.4, linestyle=style, label=name)
     axes.set_title("similarity of captions and images")
     overlap = f"a random wrong pair exceeds a random right one: {100 * histograms.overlap:.1f} %"
     axes.set_xlabel(f"cosine\n{overlap}", fontsize=8)

@@ -38,6 +38,9 @@ from utils.score_file import read_scores
 
 logger = logging.getLogger(__name__)
 
+SCORES = "what eval.py --save-scores wrote to"
+CAPTIONS_OF_ONE, CAPTIONS_OF_SEVERAL = 6, 4  # as many rows of images as fit a page
+
 
 class Ranked(NamedTuple):
     """One model's scores of a split: the arrays that read_scores returns."""
@@ -56,8 +59,9 @@ class Ranked(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `figures grid`."""
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--scores", type=Path, action="append", metavar="EVAL_FOLDER", help="of eval.py --save-scores")
-    source.add_argument("--checkpoint", action="append", metavar="PATH", help="evaluated for the figure, on --split")
+    source.add_argument("--scores", type=Path, action="append", metavar="EVAL_FOLDER", help=f"{SCORES}; once per model")
+    what = "instead: best.pth of a run, say, evaluated for the figure; once per model"
+    source.add_argument("--checkpoint", action="append", metavar="PATH", help=what)
     add_config_arguments(parser)
     add_naming_arguments(parser)
     parser.add_argument("--split", choices=("test", "val"), default="test", help="with --checkpoint (default: test)")
@@ -66,24 +70,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rule",
         choices=("gain", "loss", "random"),
         default="random",
-        help="captions where the last model gains most over the first, where it loses most, or any (default: random)",
+        help="which captions: where the last model gains most over the first, loses most, or any (default: random)",
     )
     parser.add_argument("--out", type=Path, help="file without suffix (default: grid in the last model's folder)")
 
 
 def add_retrievals_arguments(parser: argparse.ArgumentParser) -> None:
     """Of `figures retrievals`."""
-    parser.add_argument("eval_folder", type=Path, metavar="EVAL_FOLDER", help="of eval.py --save-scores")
+    parser.add_argument("eval_folder", type=Path, metavar="EVAL_FOLDER", help=SCORES)
     add_config_arguments(parser)
     _add_query_arguments(parser)
 
 
 def _add_query_arguments(parser: argparse.ArgumentParser) -> None:
     """Which captions, and how many images."""
-    parser.add_argument("--num-queries", type=positive, default=6, metavar="N", help="captions drawn (default: 6)")
+    number = f"captions (default: {CAPTIONS_OF_ONE}; of several models {CAPTIONS_OF_SEVERAL})"
+    parser.add_argument("--num-queries", type=positive, metavar="N", help=number)
     parser.add_argument("--num-images", type=positive, default=10, metavar="N", help="first images (default: 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
-    parser.add_argument("--queries", type=int, nargs="+", metavar="ROW", help="these captions instead, from 0")
+    what = "these captions instead: rows of the split, from 0, as in per_query.csv"
+    parser.add_argument("--queries", type=int, nargs="+", metavar="ROW", help=what)
 
 
 def make(args: argparse.Namespace) -> list[Path]:
@@ -91,7 +97,8 @@ def make(args: argparse.Namespace) -> list[Path]:
     split, ranked = _from_checkpoints(args) if args.checkpoint else _from_files(args, args.scores, args.names)
     for other in ranked[1:]:
         check_same(ranked[0].scores, other.scores, ranked[0].place, other.place)
-    queries = args.queries or choose(args.rule, ranked, args.num_queries, args.seed)
+    number = args.num_queries or (CAPTIONS_OF_ONE if len(ranked) == 1 else CAPTIONS_OF_SEVERAL)
+    queries = args.queries or choose(args.rule, ranked, number, args.seed)
     logger.info("captions %s of %s", " ".join(map(str, queries)), split)
     per_model = [_retrievals(model, split, queries, args.num_images) for model in ranked]
     how = "" if args.queries else _reason(args, ranked)
@@ -104,7 +111,7 @@ def make(args: argparse.Namespace) -> list[Path]:
 def make_retrievals(args: argparse.Namespace) -> list[Path]:
     """`figures retrievals`: one model."""
     split, (ranked,) = _from_files(args, [args.eval_folder], None)
-    queries = args.queries or choose("random", [ranked], args.num_queries, args.seed)
+    queries = args.queries or choose("random", [ranked], args.num_queries or CAPTIONS_OF_ONE, args.seed)
     retrievals = _retrievals(ranked, split, queries, args.num_images)
     how = "" if args.queries else f" at random (seed {args.seed})"
     title = f"{name_of_data(ranked.config, split)}: {_share(queries, ranked)}{how}"

@@ -56,31 +56,32 @@ def positive(text: str) -> int:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """--config, --set, --checkpoint, --trust-checkpoint and --names of a figure that runs models."""
     add_config_arguments(parser)
-    parser.add_argument(
-        "--checkpoint", action="append", required=True, metavar="PATH", help="best.pth of a run, say; again for another"
-    )
+    what = "best.pth of a run, say; once per model, the first one on top"
+    parser.add_argument("--checkpoint", action="append", required=True, metavar="PATH", help=what)
     add_naming_arguments(parser)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """--config and --set."""
-    what = "the configuration that the model was trained with; again for another model of other sizes"
+    what = "the configuration of the training; one for all models, or once per model, in their order"
     parser.add_argument("--config", type=Path, action="append", required=True, help=what)
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys of every --config"
+    )
 
 
 def add_naming_arguments(parser: argparse.ArgumentParser) -> None:
     """--names and --trust-checkpoint, where checkpoints are given."""
-    parser.add_argument("--names", nargs="+", metavar="NAME", help="what to call the models in the figure")
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="of the models in the figure (default: Vim, ViT)")
     parser.add_argument("--trust-checkpoint", action="store_true", help="unpickle the file even if that runs code")
 
 
 def add_pair_arguments(parser: argparse.ArgumentParser, number: int) -> None:
     """--split, --queries, --number and --seed: which captions of a split."""
-    parser.add_argument("--split", choices=("test", "val", "train"), default="test")
+    parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="default: test")
     parser.add_argument("--queries", type=int, nargs="+", metavar="ROW", help="these captions of the split, from 0")
     parser.add_argument(
-        "--number", type=positive, default=number, metavar="N", help=f"captions drawn without --queries ({number})"
+        "--number", type=positive, default=number, metavar="N", help=f"captions without --queries (default: {number})"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
 

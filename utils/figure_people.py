@@ -51,8 +51,10 @@ class ClosePeople(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_single_model_arguments(parser, "people beside the checkpoint")
-    parser.add_argument("--pairs", type=positive, default=PAIRS_PER_ROW, metavar="N", help="people of part a (4)")
-    parser.add_argument("--captions", type=positive, default=2, metavar="N", help="captions of part b (2)")
+    parser.add_argument(
+        "--pairs", type=positive, default=PAIRS_PER_ROW, metavar="N", help="people of part a (default: 4)"
+    )
+    parser.add_argument("--captions", type=positive, default=2, metavar="N", help="captions of part b (default: 2)")
 
 
 def make(args: argparse.Namespace) -> list[Path]:

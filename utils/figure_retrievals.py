@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,15 +13,16 @@ from PIL import Image, UnidentifiedImageError
 
 from utils.errors import UserError
 from utils.figure_inputs import check_rows, draw_rows
-from utils.figure_style import GREEN, GREY, INK, new_figure
+from utils.figure_style import GREEN, GREY, INK, TITLE_LINE_INCHES, new_figure, wrap_title
 
-CAPTION_INCHES, IMAGE_INCHES, GAP_INCHES, ROW_GAP_INCHES, MARGIN_INCHES = 3.0, 0.78, 0.07, 0.2, 0.15
-NAME_INCHES = 0.28  # of the models' names, written upwards
-HEADER_INCHES, FOOTER_INCHES = 0.62, 0.32
-WORDS_INCHES = 8.0  # title and legend need as much
-CHARACTERS_PER_LINE = 42  # of 9 pt text on CAPTION_INCHES
-LINE_INCHES = 0.165
-LINES_OF_NOTE = 3
+# ten images a row are 8.6 inches wide, so that text of 8 pt can still be read when that is printed on a page
+CAPTION_INCHES, IMAGE_INCHES, GAP_INCHES, ROW_GAP_INCHES, MARGIN_INCHES = 2.3, 0.53, 0.05, 0.2, 0.12
+NAME_INCHES = 0.24  # of the models' names, written upwards
+HEADER_INCHES, FOOTER_INCHES = 0.58, 0.32
+WORDS_INCHES = 6.5  # the legend needs as much
+CHARACTERS_PER_LINE = 33  # of 8 pt text on CAPTION_INCHES
+LINE_INCHES = 0.148
+MOST_LINES = 12  # of a caption; what is longer is cut
 PURE_RED = "#C8102E"  # thickness and tick tell it from green as well, so that it may be no colour-blind reader's red
 IMAGE_PIXELS = 160  # width of the images in the file
 
@@ -89,19 +90,21 @@ def draw_grid(
     Raises: UserError naming the image if one cannot be read.
     """
     pictures = {path: read_picture(path) for query in queries for answers in query for path in answers.images}
-    page = _lay_out(queries, names, float(np.median([image.height / image.width for image in pictures.values()])))
+    tall = float(np.median([image.height / image.width for image in pictures.values()]))
+    page = _lay_out(queries, names, title, tall)
     figure = new_figure(page.width, page.height)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, page.width), ylim=(page.height, 0))  # inches, top left corner first
     axes.axis("off")
-    axes.text(MARGIN_INCHES, 0.2, title, fontsize=11, fontweight="bold", va="center")
+    axes.text(MARGIN_INCHES, 0.1, "\n".join(page.title), fontsize=11, fontweight="bold", va="top")
     for rank, left in enumerate(page.lefts, start=1):
         middle = left + IMAGE_INCHES / 2
-        axes.text(middle, HEADER_INCHES - 0.08, str(rank), color=GREY, ha="center", va="bottom")
-    for query, top in zip(queries, page.tops, strict=True):
-        _write_caption(axes, query[0], top, page.row_inches - GAP_INCHES)
+        axes.text(middle, page.blocks[0].top - 0.08, str(rank), color=GREY, fontsize=8, ha="center", va="bottom")
+    small: dict[str, Any] = {"fontsize": 8, "linespacing": 1.2}
+    for query, block in zip(queries, page.blocks, strict=True):
+        axes.text(MARGIN_INCHES, block.top, "\n".join(block.caption), va="top", parse_math=False, **small)
+        axes.text(MARGIN_INCHES, block.bottom, "\n".join(block.note), va="bottom", color="#555555", **small)
         for row, answers in enumerate(query):
-            row_top = top + row * page.row_inches
-            _write_note(axes, answers, row_top + page.row_inches - GAP_INCHES, with_count=row == 0)
+            row_top = block.top + row * (page.image_size[1] + GAP_INCHES)
             if names:
                 place = (page.lefts[0] - NAME_INCHES / 2, row_top + page.image_size[1] / 2)
                 axes.text(*place, names[row], fontweight="bold", rotation=90, ha="center", va="center")
@@ -113,45 +116,54 @@ def draw_grid(
     return figure
 
 
+class _Block(NamedTuple):
+    """A caption and what belongs to it, in inches from the upper edge."""
+
+    top: float
+    bottom: float
+    caption: list[str]  # lines
+    note: list[str]
+
+
 class _Page(NamedTuple):
     """Where everything is, in inches from the top left corner."""
 
     width: float
     height: float
+    title: list[str]  # lines
     image_size: tuple[float, float]  # width and height
-    row_inches: float  # from one model's row to the next
-    tops: list[float]  # of the captions
+    blocks: list[_Block]
     lefts: list[float]  # of the columns of images
 
 
-def _lay_out(queries: Sequence[Sequence[Retrieval]], names: Sequence[str], tall: float) -> _Page:
+def _lay_out(queries: Sequence[Sequence[Retrieval]], names: Sequence[str], title: str, tall: float) -> _Page:
     """tall: height of the images divided by their width."""
     image_size = (IMAGE_INCHES, IMAGE_INCHES * min(max(tall, 1.0), 3.0))
-    row_inches = max(image_size[1], LINE_INCHES * (LINES_OF_NOTE + 3)) + GAP_INCHES
-    block_inches = row_inches * len(queries[0]) - GAP_INCHES + ROW_GAP_INCHES
-    tops = [HEADER_INCHES + block * block_inches for block in range(len(queries))]
     first_image = MARGIN_INCHES + CAPTION_INCHES + (NAME_INCHES if names else 0)
     columns = max(len(answers.images) for query in queries for answers in query)
     lefts = [first_image + column * (IMAGE_INCHES + GAP_INCHES) for column in range(columns)]
     width = max(WORDS_INCHES, lefts[-1] + IMAGE_INCHES + GAP_INCHES + MARGIN_INCHES)
-    return _Page(width, tops[-1] + block_inches + FOOTER_INCHES, image_size, row_inches, tops, lefts)
+    title_lines = wrap_title(title, width - 2 * MARGIN_INCHES)
+    top, blocks = HEADER_INCHES + TITLE_LINE_INCHES * (len(title_lines) - 1), []
+    for query in queries:
+        caption = " ".join(query[0].caption.split())
+        lines = textwrap.wrap(caption, CHARACTERS_PER_LINE, max_lines=MOST_LINES, placeholder=" …")
+        note = _note(query, names)
+        words = LINE_INCHES * (len(lines) + 0.5 + len(note))
+        bottom = top + max(len(query) * (image_size[1] + GAP_INCHES) - GAP_INCHES, words)
+        blocks.append(_Block(top, bottom, lines, note))
+        top = bottom + ROW_GAP_INCHES
+    return _Page(width, top + FOOTER_INCHES, title_lines, image_size, blocks, lefts)
 
 
-def _write_caption(axes: Axes, retrieval: Retrieval, top: float, height: float) -> None:
-    room = max(1, int(height / LINE_INCHES) - LINES_OF_NOTE)
-    caption = " ".join(retrieval.caption.split())
-    lines = textwrap.wrap(caption, CHARACTERS_PER_LINE, max_lines=room, placeholder=" …")
-    axes.text(MARGIN_INCHES, top, "\n".join(lines), va="top", parse_math=False, linespacing=1.2)
-
-
-def _write_note(axes: Axes, retrieval: Retrieval, bottom: float, *, with_count: bool) -> None:
-    """How good the answers are; with_count: and how good they could be, which is the same for all models."""
-    if retrieval.first_right == 0:
-        note = "nobody in the gallery is this person"
-    else:
-        note = f"first right image: rank {retrieval.first_right} of {retrieval.gallery_size}"
-        note += f"\nright images in the gallery: {retrieval.num_right}" if with_count else ""
-    axes.text(MARGIN_INCHES, bottom, note, va="bottom", fontsize=8, color="#555555", linespacing=1.2)
+def _note(query: Sequence[Retrieval], names: Sequence[str]) -> list[str]:
+    """Lines that tell how good the answers are, and how good they could be, which is the same for all models."""
+    if query[0].first_right == 0:
+        return ["nobody in the gallery is this person"]
+    named = zip(query, names or [""] * len(query), strict=True)
+    ranks = ", ".join(f"{one.first_right} ({name})" if name else f"{one.first_right}" for one, name in named)
+    first = f"first right image: rank {ranks} of {query[0].gallery_size}"
+    return [*textwrap.wrap(first, CHARACTERS_PER_LINE), f"right images in the gallery: {query[0].num_right}"]
 
 
 def show_image(

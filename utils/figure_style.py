@@ -1,6 +1,7 @@
 """What all figures share: fonts, colours that differ in lightness as well (print, colour-blind readers), saving."""
 
 import logging
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ _STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # text stays text in the PDF
 }
 PIXELS_PER_INCH = 150
+PIXELS_PER_INCH_IN_PRINT = 300  # of pictures within a PDF
+TITLE_CHARACTER_INCHES, TITLE_LINE_INCHES = 0.095, 0.19  # of 11 pt bold text
 
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # it reports every table of a PDF's fonts
 
@@ -48,16 +51,24 @@ def new_figure(width_inches: float, height_inches: float, **options) -> Figure:
     return plt.figure(figsize=(width_inches, height_inches), **options)
 
 
+def wrap_title(title: str, width_inches: float) -> list[str]:
+    """The lines of a bold title of 11 pt."""
+    return textwrap.wrap(title, max(1, int(width_inches / TITLE_CHARACTER_INCHES)))
+
+
 def save(figure: Figure, path: Path, formats: tuple[str, ...] = ("png", "pdf")) -> list[Path]:
     """Write path with each of the formats as its suffix, close the figure, and return the files.
 
-    Raises: OSError if a file cannot be written.
+    A path that ends in one of the formats is the same without it. Raises: OSError if a file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_suffix(f".{suffix}") for suffix in formats]
+    bare = path.with_suffix("") if path.suffix[1:] in formats else path  # "lr_0.5" ends in no suffix
+    files = [bare.with_name(f"{bare.name}.{suffix}") for suffix in formats]
     for file in files:
         # without the date, the same figure gives the same file
-        metadata = {"CreationDate": None} if file.suffix == ".pdf" else {}
-        figure.savefig(file, dpi=PIXELS_PER_INCH, facecolor="white", metadata=metadata)
+        in_print = file.suffix == ".pdf"
+        metadata = {"CreationDate": None} if in_print else {}
+        dpi = PIXELS_PER_INCH_IN_PRINT if in_print else PIXELS_PER_INCH
+        figure.savefig(file, dpi=dpi, facecolor="white", metadata=metadata)
     plt.close(figure)
     return files

@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="whose captions (default: all)"
     )
-    parser.add_argument("--words", type=positive, default=25, metavar="N", help="nouns and adjectives each (25)")
+    parser.add_argument(
+        "--words", type=positive, default=25, metavar="N", help="nouns and adjectives each (default: 25)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="files to write, without suffix")
 
 

@@ -32,7 +32,11 @@ class Kind(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make one figure and print the names of its files."""
-    parser = argparse.ArgumentParser(prog="python -m utils.figures", description="Draw a figure.")
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.figures",
+        description="Draw a figure, as PNG and PDF.",
+        epilog="NAME --help tells its arguments, docs/figures.md how to read it",
+    )
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, kind in FIGURES.items():
         kind.add_arguments(names.add_parser(name, help=kind.summary, description=kind.summary))
@@ -47,7 +51,7 @@ def make_curves(args: argparse.Namespace) -> list[Path]:
 
 
 def make_architecture(args: argparse.Namespace) -> list[Path]:
-    return save(draw_architecture(), args.out, formats=("png",))
+    return save(draw_architecture(), args.out)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -64,13 +68,13 @@ def _curves_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _architecture_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=Path, metavar="OUT", help="PNG file to write")
+    parser.add_argument("out", type=Path, metavar="OUT", help="files to write, without suffix")
 
 
 FIGURES = {
-    "curves": Kind("losses and validation of a run, to RUN_FOLDER/curves.png, .pdf", _curves_arguments, make_curves),
+    "curves": Kind("losses and validation of a run, to RUN_FOLDER/curves.png and .pdf", _curves_arguments, make_curves),
     "retrievals": Kind(
-        "captions beside the images ranked first, to EVAL_FOLDER/retrievals.png, .pdf",
+        "captions beside the images that one model ranks first, to EVAL_FOLDER/retrievals.png and .pdf",
         figure_grid.add_retrievals_arguments,
         figure_grid.make_retrievals,
     ),
@@ -80,7 +84,7 @@ FIGURES = {
         figure_grid.make,
     ),
     "attention": Kind(
-        "where in an image models look for each word of a caption",
+        "where in an image one or several models look for each word of a caption",
         figure_attention.add_arguments,
         figure_attention.make,
     ),

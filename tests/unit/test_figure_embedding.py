@@ -95,6 +95,14 @@ def test_drawing_has_a_line_and_two_markers_per_person():
     assert [len(points.get_offsets()) for points in left.collections] == [18, 18, 3, 3, 3, 3]
     assert {text.get_text() for text in right.get_legend().get_texts()} == {"wrong pairs", "right pairs"}
     assert "exceeds" in right.get_xlabel()
+    assert [text.get_text() for text in left.texts] == ["1", "1", "2", "2"]  # people, without their colours
+    assert len({patch.get_linestyle() for patch in right.patches if not patch.get_fill()}) == 2
+
+
+def test_few_right_pairs_give_few_bins():
+    few, many = (similarity_histograms(split(num_people=people, per_person=5)) for people in (8, 200))
+    assert len(few.right) == 14  # 8 * 25 pairs
+    assert len(many.right) == 50
 
 
 def test_commands_on_a_checkpoint(debug_settings, debug_config, tmp_path, capsys):

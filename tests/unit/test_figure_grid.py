@@ -82,8 +82,8 @@ def test_rows_names_and_frames(tmp_path):
     words = [text.get_text() for text in axes.texts]
     assert [word for word in words if word in ("ViT", "Vim")] == ["ViT", "Vim"] * 2
     assert words.count("a man") == 2
-    assert "first right image: rank 2 of 9\nright images in the gallery: 1" in words
-    assert "first right image: rank 1 of 9" in words
+    note = "first right image: rank 2 (ViT),\n1 (Vim) of 9\nright images in the gallery: 1"
+    assert words.count(note) == 2
     for text in axes.texts:
         extent, page = text.get_window_extent(), axes.figure.bbox
         assert extent.x0 >= 0, text
@@ -128,6 +128,19 @@ def test_command_from_scores(evaluated, capsys):
         main(["grid", *sources, *settings, "--names", "one"])
     with pytest.raises(UserError, match="2 --config for 1 models"):
         main(["grid", *sources[:2], *settings, *settings[:2]])
+
+
+def test_as_many_captions_as_fit_a_page(evaluated, monkeypatch):
+    """Without --num-queries: six of one model, four where each has several rows."""
+    folder, settings = evaluated
+    asked = []
+    monkeypatch.setattr("utils.figure_grid.choose", lambda _rule, _ranked, number, _seed: asked.append(number) or [0])
+    a, b = (["--scores", str(folder / name)] for name in "ab")
+    main(["grid", *a, *settings])
+    main(["grid", *a, *b, *settings])
+    main(["grid", *a, *b, *settings, "--num-queries", "3"])
+    main(["retrievals", str(folder / "a"), *settings])
+    assert asked == [6, 4, 3, 6]
 
 
 def test_command_refuses_scores_that_do_not_belong_together(evaluated):

@@ -1,6 +1,7 @@
 """Figures: what is drawn (read back from the axes), which files are written, and what a mistake says."""
 
 import json
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,7 +15,7 @@ from dataset.records import Record
 from utils.errors import UserError
 from utils.figure_curves import draw_curves
 from utils.figure_retrievals import Retrieval, choose_queries, collect, draw_retrievals
-from utils.figure_style import GREEN, GREY
+from utils.figure_style import GREEN, GREY, save
 from utils.figures import captions_of, main
 
 LINES = [
@@ -107,6 +108,25 @@ def test_frames_ticks_and_words(picture):
     assert "first right image: rank 2 of 9\nright images in the gallery: 1" in words
 
 
+def test_captions_of_usual_length_are_not_cut(picture):
+    """40 words, where the mean of CUHK-PEDES is 23."""
+    retrievals = [Retrieval(" ".join(f"word{n}" for n in range(40)), [picture], [True], 1, 1, 1)]
+    (axes,) = draw_retrievals(retrievals, "title").axes
+    assert next(text for text in axes.texts if text.get_text().startswith("word")).get_text().endswith("word39")
+
+
+def test_ten_images_fit_a_page(picture):
+    """8 pt on 8.6 inches are 6 pt on the 6.5 of a page."""
+    retrieval = Retrieval("a man", [picture] * 10, [True] * 10, 1, 1, 1)
+    figure = draw_retrievals([retrieval], "title " * 30)
+    assert figure.get_figwidth() < 8.8
+    assert min(text.get_fontsize() for text in figure.axes[0].texts) >= 8
+    title = next(text for text in figure.axes[0].texts if text.get_text().startswith("title"))
+    assert title.get_window_extent().x1 <= figure.bbox.x1
+    ranks = [text for text in figure.axes[0].texts if text.get_text() == "1"]
+    assert not title.get_window_extent().overlaps(ranks[0].get_window_extent())
+
+
 def test_long_caption_is_cut_above_the_note(picture):
     retrievals = [Retrieval("word " * 300, [picture], [True], 1, 1, 1)]
     figure = draw_retrievals(retrievals, "title")
@@ -194,7 +214,23 @@ def test_captions_of_another_split_are_refused():
         captions_of(records, scores | {"text_person_ids": np.array([1, 3])}, "data, val")
 
 
-def test_architecture_command(tmp_path):
-    main(["architecture", str(tmp_path / "docs" / "a.png")])
+@pytest.mark.parametrize("suffix", [".png", ".pdf", ""])
+def test_architecture_command(tmp_path, suffix):
+    main(["architecture", str(tmp_path / "docs" / f"a{suffix}")])
+    assert sorted(path.name for path in (tmp_path / "docs").iterdir()) == ["a.pdf", "a.png"]
     assert Image.open(tmp_path / "docs" / "a.png").width > 1000
-    assert not (tmp_path / "docs" / "a.pdf").exists()
+
+
+def test_a_number_in_a_name_is_no_suffix(tmp_path):
+    files = save(draw_curves(LINES, "run"), tmp_path / "momentum_0.995")
+    assert [path.name for path in files] == ["momentum_0.995.png", "momentum_0.995.pdf"]
+    assert all(path.is_file() for path in files)
+
+
+def test_pictures_in_a_pdf_are_fine_enough_for_print(tmp_path):
+    """300 pixels an inch: 0.53 inches of a gallery image are 159 pixels."""
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 160, 3), dtype=np.uint8)).save(path)
+    _, pdf = save(draw_retrievals([Retrieval("a man", [path], [True], 1, 1, 1)], "title"), tmp_path / "x")
+    widths = [int(width) for width in re.findall(rb"/Width (\d+)", pdf.read_bytes())]
+    assert max(widths) > 150
