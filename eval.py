@@ -150,6 +150,7 @@ def write(
     save_report(folder, report, title, details)
     save_per_query(folder / "per_query.csv", report.queries, scores.text_person_id.tolist(), captions, paths)
     if with_scores:
+        logger.info("writing the scores of every pair, %d x %d, compressed", *scores.similarity.shape)
         save_scores(folder / "scores.npz", scores, paths, captions)
 
 

@@ -25,7 +25,7 @@ cd "$REPOSITORY"
 DATA=data/synthpedes
 RUN=output/demo
 
-step "$PYTHON" -m dataset.synthetic "$DATA" --format CUHK-PEDES --people-train 1000 --people-val 25 --people-test 50
+step "$PYTHON" -m dataset.synthetic "$DATA" --format CUHK-PEDES --people-train 1300 --people-val 25 --people-test 50
 step "$PYTHON" -m dataset.prepare CUHK-PEDES "$DATA"
 if [[ -e $RUN/last.pth ]]; then
   step "$PYTHON" train.py --config configs/demo.yaml --output "$RUN" --resume "$@"

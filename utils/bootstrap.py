@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.log import progress
+
 RESAMPLES = 2000  # for intervals
 PAIRED_RESAMPLES = 10_000  # for p values, of which the smallest is 2 / (resamples + 1)
 LEVEL = 0.95
@@ -33,8 +35,11 @@ def resampled_means(values: np.ndarray, resamples: int, seed: int = SEED) -> np.
     """
     if len(values) == 0:
         raise ValueError("no query to draw from")
-    generator = np.random.default_rng(seed)
-    means = [counts @ values / len(values) for counts in _counts(len(values), resamples, generator)]
+    generator, means = np.random.default_rng(seed), []
+    with progress[None](resamples, "bootstrap", "draws") as bar:
+        for counts in _counts(len(values), resamples, generator):
+            means.append(counts @ values / len(values))
+            bar.advance(len(counts))
     return np.concatenate(means)
 
 

@@ -12,7 +12,7 @@ from utils.errors import UserError
 from utils.figure_style import BLUE, INK, ORANGE, new_figure
 
 COLUMNS = 4
-PANEL_INCHES = (2.1, 1.6)
+PANEL_INCHES = (2.2, 1.65)
 VALIDATION_INCHES = 2.1
 TITLES = {
     "total": "total (weighted sum)",

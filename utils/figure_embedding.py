@@ -172,11 +172,8 @@ def _draw_map(axes: Axes, embedded: Embedded, num_people: int, seed: int) -> Non
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
     axes.spines[["top", "right"]].set_visible(True)
-    axes.set_xlabel(
-        f"● {is_image.sum():,} images   ▲ {(~is_image).sum():,} captions   "
-        f"in colour: {len(people)} people, a number and\na line at the middle of a person's images and of the captions",
-        fontsize=8,
-    )
+    counted = f"● {is_image.sum():,} images   ▲ {(~is_image).sum():,} captions   in colour: {len(people)} people,"
+    axes.set_xlabel(f"{counted}\nnumbered at the middle of their images and of their captions", fontsize=8)
 
 
 def similarity_histograms(embedded: Embedded) -> Histograms:

@@ -15,8 +15,8 @@ from utils.errors import UserError
 from utils.figure_inputs import check_rows, draw_rows
 from utils.figure_style import GREEN, GREY, INK, TITLE_LINE_INCHES, new_figure, wrap_title
 
-# ten images a row are 8.6 inches wide, so that text of 8 pt can still be read when that is printed on a page
-CAPTION_INCHES, IMAGE_INCHES, GAP_INCHES, ROW_GAP_INCHES, MARGIN_INCHES = 2.3, 0.53, 0.05, 0.2, 0.12
+# ten images a row are 8.7 inches wide, so that text of 8 pt can still be read when that is printed on a page
+CAPTION_INCHES, IMAGE_INCHES, GAP_INCHES, ROW_GAP_INCHES, MARGIN_INCHES = 2.3, 0.52, 0.075, 0.2, 0.12
 NAME_INCHES = 0.24  # of the models' names, written upwards
 HEADER_INCHES, FOOTER_INCHES = 0.58, 0.32
 WORDS_INCHES = 6.5  # the legend needs as much
@@ -177,7 +177,7 @@ def show_image(
     pixels = picture.resize((IMAGE_PIXELS, round(IMAGE_PIXELS * height / width)), Image.Resampling.BICUBIC)
     axes.imshow(pixels, extent=(left, left + width, top + height, top), aspect="auto", interpolation="antialiased")
     thin = {"red": (1.4, PURE_RED), "grey": (0.8, GREY)}
-    line_width, colour = (3.5, GREEN) if right else thin[wrong]
+    line_width, colour = (3.0, GREEN) if right else thin[wrong]
     axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=line_width))
     if right:
         badge = {"boxstyle": "circle,pad=0.15", "facecolor": GREEN, "edgecolor": "white", "linewidth": 0.8}

@@ -71,11 +71,13 @@ def top_candidates(similarity: Tensor, top_k: int) -> Tensor:
     candidates = torch.empty(len(similarity), top_k, dtype=torch.long)
     if top_k == 0:
         return candidates
-    for rows, found in zip(similarity.split(ROWS_AT_A_TIME), candidates.split(ROWS_AT_A_TIME), strict=True):
-        values, found[:] = rows.topk(top_k, dim=1)
-        # topk takes any of several that are equal to the last
-        tied = (rows >= values[:, -1:]).count_nonzero(dim=1) > top_k
-        found[tied] = rows[tied].argsort(dim=1, descending=True, stable=True)[:, :top_k]
+    with progress[None](len(similarity), "choose candidates", "captions") as bar:
+        for rows, found in zip(similarity.split(ROWS_AT_A_TIME), candidates.split(ROWS_AT_A_TIME), strict=True):
+            values, found[:] = rows.topk(top_k, dim=1)
+            # topk takes any of several that are equal to the last
+            tied = (rows >= values[:, -1:]).count_nonzero(dim=1) > top_k
+            found[tied] = rows[tied].argsort(dim=1, descending=True, stable=True)[:, :top_k]
+            bar.advance(len(rows))
     return candidates
 
 

@@ -116,7 +116,7 @@ def test_captions_of_usual_length_are_not_cut(picture):
 
 
 def test_ten_images_fit_a_page(picture):
-    """8 pt on 8.6 inches are 6 pt on the 6.5 of a page."""
+    """8 pt on 8.7 inches are 6 pt on the 6.5 of a page."""
     retrieval = Retrieval("a man", [picture] * 10, [True] * 10, 1, 1, 1)
     figure = draw_retrievals([retrieval], "title " * 30)
     assert figure.get_figwidth() < 8.8
@@ -228,7 +228,7 @@ def test_a_number_in_a_name_is_no_suffix(tmp_path):
 
 
 def test_pictures_in_a_pdf_are_fine_enough_for_print(tmp_path):
-    """300 pixels an inch: 0.53 inches of a gallery image are 159 pixels."""
+    """300 pixels an inch: 0.52 inches of a gallery image are 156 pixels."""
     path = tmp_path / "a.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 160, 3), dtype=np.uint8)).save(path)
     _, pdf = save(draw_retrievals([Retrieval("a man", [path], [True], 1, 1, 1)], "title"), tmp_path / "x")

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import logging
 
 import pytest
 import torch
 from rich.console import Console
 
+from utils import log
 from utils.metrics import HEADERS, mean_metrics, measure_queries
 from utils.report import (
     latex_rows,
@@ -18,6 +20,7 @@ from utils.report import (
     save_per_query,
     save_report,
 )
+from utils.rerank import top_candidates
 from utils.retrieval import Scores, measure
 
 TITLE = "CUHK-PEDES test, output/a_b/best.pth"
@@ -50,6 +53,21 @@ def test_measures_are_those_of_the_training_loop(scores, report):
     assert measure_orders(scores, "constant")[1]["re-ranked"].metrics == measure(scores, "constant")
     assert report.text_to_image["re-ranked"].metrics.num_without_match == 4
     assert report.image_to_text["re-ranked"].metrics.num_queries == 20
+
+
+def test_what_may_take_long_is_said(scores, monkeypatch, caplog):
+    """Ranking, intervals and the choice of candidates, of ICFG-PEDES each many seconds."""
+    monkeypatch.setattr(log, "LINE_EVERY_SECONDS", 0.0)
+    with caplog.at_level(logging.INFO, "utils.log"):
+        make_report(scores, "similarity")
+        top_candidates(scores.similarity, 3)
+    for line in (
+        "rank: 40/40 queries",
+        "rank: 20/20 queries",
+        "bootstrap: 2000/2000 draws",
+        "candidates: 40/40 captions",
+    ):
+        assert line in caplog.text
 
 
 def test_json_keeps_the_old_keys_at_the_top(report):
