@@ -115,7 +115,7 @@ def perturbed_captions(
     loaders: EvalLoaders, tokenizer: BertTokenizer, config: Config
 ) -> Iterator[tuple[str, DataLoader]]:
     """The captions changed in every way that dataset.perturb knows."""
-    gallery, captions = loaders.gallery.dataset.dataset, loaders.captions.dataset.dataset
+    gallery, captions = loaders.gallery.dataset, loaders.captions.dataset
     for kind in PERTURBATIONS:
         changed = perturbed_set(captions, kind, tokenizer, config.dataset.max_words)
         yield kind, build_eval_loaders(gallery, changed, batch_size=config.eval.batch_size, workers=0).captions
@@ -146,7 +146,7 @@ def write(
 ) -> None:
     """metrics.json, table.md, table.tex, per_query.csv and, where asked for, scores.npz."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths, captions = loaders.gallery.dataset.dataset.paths, loaders.captions.dataset.dataset.texts
+    paths, captions = loaders.gallery.dataset.paths, loaders.captions.dataset.texts
     save_report(folder, report, title, details)
     save_per_query(folder / "per_query.csv", report.queries, scores.text_person_id.tolist(), captions, paths)
     if with_scores:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Sampler
 
 from dataset.batches import TrainBatch, collate
 from dataset.images import CachedImages, start_worker
@@ -125,9 +125,8 @@ def build_eval_loaders(gallery: GallerySet, captions: CaptionSet, *, batch_size:
 
 
 def _in_order(rows: GallerySet | CaptionSet, batch_size: int, workers: int) -> DataLoader:
-    whole: Dataset = Subset(rows, range(len(rows)))
     return DataLoader(
-        whole,
+        rows,
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=collate,

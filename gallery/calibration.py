@@ -42,7 +42,7 @@ def calibrate(checkpoint: Path, config_path: Path | None, root: Path | None, pro
         config = replace(config, dataset=replace(config.dataset, root=str(root)))
     encoder = Encoder(checkpoint, config, process.device)
     loaders = eval_loaders_of(config, encoder.tokenizer, process, "val")
-    image_person_id = loaders.gallery.dataset.dataset.person_id  # type: ignore[attr-defined]
+    image_person_id = loaders.gallery.dataset.person_id  # type: ignore[attr-defined]
     images_per_person = int(image_person_id.unique(return_counts=True)[1].max())
     top_k = config.eval.rerank_top_k
     scores = score_gallery(

@@ -26,8 +26,8 @@ from utils.checkpoint import load_checkpoint
 from utils.config import Config, load_config, stored_config
 from utils.errors import UserError
 from utils.precision import autocast
+from utils.retrieval import RETRIEVAL_TASKS
 
-NEEDED = frozenset({"itc", "itm"})
 BYTES_AT_A_TIME = 2**24
 
 
@@ -62,7 +62,7 @@ class Encoder:
     def __init__(self, checkpoint: Path, config: Config, device: torch.device) -> None:
         self.config, self.device = config, device
         self.tokenizer = load_tokenizer(config.model.text_encoder.name)
-        model = build_model(config, tasks=NEEDED)
+        model = build_model(config, tasks=RETRIEVAL_TASKS)
         check_complete(model, initialise(model, checkpoint))
         self.model = model.to(device).eval().requires_grad_(False)
 

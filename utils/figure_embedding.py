@@ -6,7 +6,7 @@ in the embedding, while distances between far groups and the sizes of groups say
 
 import argparse
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -58,7 +58,8 @@ def embed(loaded: LoadedModel, split: str) -> Embedded:
     """Embeddings of all images and captions of a split; image tokens are not kept."""
     model, device = loaded.model, loaded.device
     loaders = eval_loaders_of(loaded.config, loaded.tokenizer, start(), split)
-    images, captions = (loader.dataset.dataset for loader in loaders)  # type: ignore[attr-defined]
+    images: Any = loaders.gallery.dataset  # typed as any data set; these have paths and texts
+    captions: Any = loaders.captions.dataset
     with autocast(device, loaded.config.train.precision):
         gallery = encode_images(model, loaders.gallery, device)
         queries = encode_captions(model, loaders.captions, device)

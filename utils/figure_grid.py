@@ -212,8 +212,8 @@ def _score(loaded: LoadedModel, args: argparse.Namespace) -> dict[str, np.ndarra
         "scores": scores.matching.numpy(),
         "text_person_ids": scores.text_person_id.numpy(),
         "image_person_ids": scores.image_person_id.numpy(),
-        "image_paths": np.array(gallery.dataset.paths),
-        "captions": np.array(captions.dataset.texts),
+        "image_paths": np.array(gallery.paths),
+        "captions": np.array(captions.texts),
     }
 
 

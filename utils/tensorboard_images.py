@@ -28,7 +28,8 @@ def show_examples(state: TrainState, scores: Scores, run: Run) -> None:
     """Write both pictures, of the evaluation that gave scores, at the present step."""
     if not run.process.is_main:
         return
-    images, captions = (_whole(loader.dataset) for loader in run.eval_loaders)
+    images: Any = run.eval_loaders.gallery.dataset  # typed as any data set; this one has pictures
+    captions: Any = run.eval_loaders.captions.dataset
     rows = torch.linspace(0, len(captions) - 1, min(NUM_EXAMPLES, len(captions))).long()
     order = rank_gallery(scores.similarity[rows], scores.matching[rows], run.config.eval.tail)[:, :NUM_RANKED]
     right = scores.image_person_id[order] == scores.text_person_id[rows, None]
@@ -81,11 +82,6 @@ def reconstruction(model, images: Tensor, tokens, mask_ratio: float) -> Tensor:
         rows.append(np.concatenate([one.image, one.masked, one.rebuilt], axis=1))  # (H, 3 * W, 3) in [0, 1]
     model.train(was_training)
     return torch.from_numpy(np.concatenate(rows) * 255).round().to(torch.uint8).permute(2, 0, 1)
-
-
-def _whole(dataset: Any) -> Any:
-    """The set that a process's share is taken from."""
-    return getattr(dataset, "dataset", dataset)
 
 
 def _side_by_side(images: Tensor) -> Tensor:

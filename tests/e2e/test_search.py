@@ -74,7 +74,7 @@ def evaluated(config, checkpoint):
     scores = score_gallery(
         encoder.model, loaders.gallery, loaders.captions, process=CPU, precision="fp32", rerank_top_k=TOP_K
     )
-    return loaders.captions.dataset.dataset.texts, scores  # type: ignore[attr-defined]
+    return loaders.captions.dataset.texts, scores  # type: ignore[attr-defined]
 
 
 def test_answers_are_those_of_the_evaluation(indexed, evaluated, images, test_paths, capsys, tmp_path):
