@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny SynthPedes on disk, a BERT folder with its few words, and the debug configuration on both."""
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from dataset.captions import clean_caption
 from dataset.prepare import main as prepare
 from dataset.synthetic import generate
 from utils.config import Config, load_config
+
+logging.getLogger("milvus_lite").setLevel(logging.WARNING)  # it still talks when pytest has closed its streams
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEBUG_CONFIG = REPOSITORY / "configs" / "debug.yaml"
