@@ -151,6 +151,11 @@ def test_an_environment_is_made_unless_one_is_named_or_active(copied):
     assert made.endswith(f"uses {copied / '.venv' / 'bin' / 'python'}\n")
 
 
+def heed_interrupts() -> None:
+    """As in a terminal; what is started in the background, these tests perhaps, ignores Ctrl-C and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("number", "to_all", "code"), [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143)], ids=["Ctrl-C", "kill"]
 )
@@ -165,6 +170,7 @@ def test_the_demo_ends_with_its_training(copied, number, to_all, code):
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
     assert demo.stdout is not None
     lines = iter(demo.stdout.readline, "")
