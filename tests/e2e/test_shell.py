@@ -152,7 +152,7 @@ def test_an_environment_is_made_unless_one_is_named_or_active(copied):
 
 
 def heed_interrupts() -> None:
-    """As in a terminal; what is started in the background, these tests perhaps, ignores Ctrl-C and so do its children."""
+    """As in a terminal; what runs in the background, these tests perhaps, ignores Ctrl-C, and so do its children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
