@@ -1,11 +1,12 @@
-"""Selective scan: every available backend against the reference loop, and whole mixer layers.
+"""Selective scan: every available backend against two loops, and whole mixer layers.
 
     python -m bench.scan [--device cuda] [--dtype bfloat16] [--batches 1 8 64] [--widths 192 768] [--lengths 129 197]
     python -m bench.scan --mixer ...       a Vim mixer from in_proj to out_proj, also as stock mamba-ssm computes it
 
-Times are the minimum over interleaved repeats (all take turns), in ms. "of copy" and "of matmul" say how far the scan
-is from the machine's limits: the bytes that must cross memory over the measured bandwidth of a large copy, and the
-kernel's floating-point operations over the measured rate of a float32 matrix product.
+Times are the minimum over interleaved repeats (all take turns), in ms. "ratio" is to the reference, "to plain" to the
+loop of published code (plain_scan.py; float32 only). "of copy" and "of matmul" say how far the scan is from the
+machine's limits: the bytes that must cross memory over the measured bandwidth of a large copy, and the kernel's
+floating-point operations over the measured rate of a float32 matrix product.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from bench.plain_scan import plain_scan
 from bench.stock_mixer import stock_mixer
 from bench.timing import copy_rate, matmul_rate, take_turns
 from models.mamba_mixer import BidirectionalMambaMixer
@@ -44,7 +46,7 @@ def main() -> None:
         f"{'batch':>5} {'width':>5} {'length':>6} {'memory':13} {'pass':19} {'backend':15} {'ms':>9} {'ratio':>7}",
         end="",
     )
-    print("" if arguments.mixer else f" {'of copy':>8} {'of matmul':>9}")
+    print("" if arguments.mixer else f" {'to plain':>8} {'of copy':>8} {'of matmul':>9}")
     for batch, width, length in itertools.product(arguments.batches, arguments.widths, arguments.lengths):
         if arguments.mixer:
             tokens = torch.randn(batch, length, width, device=device, requires_grad=True)
@@ -102,30 +104,33 @@ def make_inputs(
 
 def bench_scan(inputs: dict[str, Tensor], rates: tuple[float, float], repeats: int) -> None:
     u = inputs["u"]
-    names = available_backends(u.device.type, u.dtype)
+    scans: dict[str, Callable[[], Tensor]] = {
+        name: partial(selective_scan, **inputs, delta_softplus=True, backend=name)  # type: ignore[arg-type]
+        for name in available_backends(u.device.type, u.dtype)
+    }
     if u.numel() * STATE > REFERENCE_STATES:
-        names.remove("reference")
+        del scans["reference"]
+    elif u.dtype == torch.float32:
+        scans["plain"] = partial(plain_scan, **inputs)
     grad = torch.randn_like(u)
 
-    def forward(name: str) -> None:
+    def forward(run: Callable[[], Tensor]) -> None:
         with torch.no_grad():
-            scan(inputs, name)
+            run()
 
-    def both(name: str) -> None:
-        torch.autograd.grad(scan(inputs, name), list(inputs.values()), grad)
+    def both(run: Callable[[], Tensor]) -> None:
+        torch.autograd.grad(run(), list(inputs.values()), grad)
 
     batch, dim, length = u.shape
     memory = "channel-last" if u.stride(1) == 1 else "length-last"
     for what, run in {"forward": forward, "forward + backward": both}.items():
-        times = take_turns({name: partial(run, name) for name in names}, repeats, u.device.type)
+        times = take_turns({name: partial(run, each) for name, each in scans.items()}, repeats, u.device.type)
         moved, flops = TENSORS[what] * u.numel() * u.element_size(), FLOPS[what] * u.numel() * STATE
         for name, seconds in times.items():
             row = row_of((batch, dim // EXPAND, length), memory, what, name, seconds, times.get("reference"))
-            print(f"{row} {moved / rates[0] / seconds:8.1%} {flops / rates[1] / seconds:9.1%}", flush=True)
-
-
-def scan(inputs: dict[str, Tensor], backend: str) -> Tensor:
-    return selective_scan(**inputs, delta_softplus=True, backend=backend)  # type: ignore[arg-type]
+            to_plain = ratio(times.get("plain"), seconds)
+            limits = f"{moved / rates[0] / seconds:8.1%} {flops / rates[1] / seconds:9.1%}"
+            print(f"{row} {to_plain:>8} {limits}", flush=True)
 
 
 def bench_mixer(tokens: Tensor, dtype: torch.dtype, repeats: int) -> None:
@@ -160,8 +165,12 @@ def row_of(
     shape: tuple[int, int, int], memory: str, what: str, name: str, seconds: float, base_seconds: float | None
 ) -> str:
     batch, width, length = shape
-    ratio = "-" if base_seconds is None else f"{base_seconds / seconds:.2f}x"
-    return f"{batch:5} {width:5} {length:6} {memory:13} {what:19} {name:15} {seconds * 1e3:9.3f} {ratio:>7}"
+    against = ratio(base_seconds, seconds)
+    return f"{batch:5} {width:5} {length:6} {memory:13} {what:19} {name:15} {seconds * 1e3:9.3f} {against:>7}"
+
+
+def ratio(base_seconds: float | None, seconds: float) -> str:
+    return "-" if base_seconds is None else f"{base_seconds / seconds:.2f}x"
 
 
 if __name__ == "__main__":

@@ -172,10 +172,12 @@ static void forward_chunk(const struct scan *s, const struct task *k, const stru
         vec x[UNROLL];
         prefetch_tiles(used, 4, g, (int)k->padded_state / UNROLL, later);
         EACH_STATE x[j] = state[n + j];
+        vec decay[CHUNK][UNROLL];
+        for (int t = 0; t < p->steps; t++) EACH_STATE decay[t][j] = exp2_of_product(w.clamped[t], b->a[n + j]);
         for (int t = 0; t < p->steps; t++) {
             vec y = w.y[t];
             EACH_STATE {
-                x[j] = exp2_of_product(w.clamped[t], b->a[n + j]) * x[j] + w.delta_u[t] * B[g][t][j];
+                x[j] = decay[t][j] * x[j] + w.delta_u[t] * B[g][t][j];
                 y += x[j] * C[g][t][j];
             }
             w.y[t] = y;
@@ -218,10 +220,10 @@ static inline void backward_states(struct work *w, struct block *b, int n, int s
         carry[j] = b->grad_state[n + j];
         grad_A[j] = b->grad_A[n + j];
     }
+    for (int t = 0; t < steps; t++) EACH_STATE decay[t][j] = exp2_of_product(w->clamped[t], b->a[n + j]);
     for (int t = 0; t < steps; t++) {
         vec y = w->y[t];
         EACH_STATE {
-            decay[t][j] = exp2_of_product(w->clamped[t], b->a[n + j]);
             state[t + 1][j] = x[j] = decay[t][j] * x[j] + w->delta_u[t] * B[t][j];
             y += x[j] * C[t][j];
             grad_C[t][j] += x[j] * w->grad_y[t];

@@ -20,6 +20,15 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
 typedef uint16_t hvec __attribute__((vector_size(2 * LANES))); /* bfloat16 */
 
+#define LANE_NUMBERS ((ivec)FIRST_NUMBERS)
+#if LANES == 16
+#define FIRST_NUMBERS {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
+#elif LANES == 8
+#define FIRST_NUMBERS {0, 1, 2, 3, 4, 5, 6, 7}
+#else
+#define FIRST_NUMBERS {0, 1, 2, 3}
+#endif
+
 static inline vec splat(float x) { return x - (vec){0}; }
 static inline vec pick(ivec mask, vec a, vec b) { return (vec)(((ivec)a & mask) | ((ivec)b & ~mask)); }
 #if defined(__AVX512F__)
@@ -70,6 +79,26 @@ static inline vec log1p_vec(vec e) {
 
 /* 1 / (1 + exp(-x)), given e = exp(-|x|). */
 static inline vec sigmoid(vec x, vec e) { return pick(x >= 0.0f, splat(1.0f), e) / (e + 1.0f); }
+
+/* Transposes a matrix of LANES rows: at each step, squares of half the side change places across the diagonal. */
+#define EXCHANGE(side)                                                        \
+    EACH_LANE {                                                               \
+        if (i & side) continue;                                               \
+        const vec a = m[i], b = m[i + side];                                  \
+        m[i] = __builtin_shuffle(a, b, UPPER(side));                          \
+        m[i + side] = __builtin_shuffle(a, b, UPPER(side) + side);            \
+    }
+#define UPPER(side) (LANE_NUMBERS + (((LANE_NUMBERS & side) != 0) & (LANES - side)))
+static inline __attribute__((always_inline)) void transpose(vec m[LANES]) {
+    EXCHANGE(1)
+    EXCHANGE(2)
+#if LANES > 4
+    EXCHANGE(4)
+#endif
+#if LANES > 8
+    EXCHANGE(8)
+#endif
+}
 
 static inline float sum_lanes(vec x) {
     float sum = 0;

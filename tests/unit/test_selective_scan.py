@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.plain_scan import plain_scan
 from models.selective_scan import build, cpu, interface, numba_scan, selective_scan
 
 needs_kernel = pytest.mark.skipif(
@@ -53,6 +54,12 @@ def test_two_steps_by_hand(backend):
         2 * one, 3 * one, -torch.ones(1, 1), one, 4 * one, D=torch.tensor([0.5]), backend=backend
     )  # states 6, then exp(-3) * 6 + 6; times C = 4; plus D * u = 1
     torch.testing.assert_close(out, torch.tensor([[[25.0, 4 * (6 * 2.718281828**-3 + 6) + 1]]]))
+
+
+def test_the_loop_that_speed_is_compared_with_computes_the_same():
+    inputs = make_inputs(length=7)
+    expected = selective_scan(**inputs, delta_softplus=True, backend="reference")
+    torch.testing.assert_close(plain_scan(**inputs), expected)
 
 
 def test_reference_gradients_are_those_of_finite_differences():
