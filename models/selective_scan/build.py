@@ -22,7 +22,7 @@ from typing import NamedTuple
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("cpu_kernel.c")
-SOURCES = [SOURCE, SOURCE.with_name("cpu_vectors.h"), SOURCE.with_name("cpu_tiles.h"), SOURCE.with_name("cpu_conv.h")]
+SOURCES = [SOURCE, *sorted(SOURCE.parent.glob("cpu_*.h"))]
 FLAGS = ["-std=gnu11", "-O2", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi"]
 # Instruction sets from the widest to the narrowest: name -> (compiler flags, floats per vector).
 X86_SETS = {
