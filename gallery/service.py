@@ -65,7 +65,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     413: {"model": Problem, "description": "Too large"},
     422: {"model": Problem, "description": "The request is not understood"},
     429: {"model": Problem, "description": "Too many requests from this address"},
-    503: {"model": Problem, "description": "Too many requests are waiting for the model"},
+    503: {"model": Problem, "description": "Too many requests are waiting for the model, or the index is gone"},
 }
 
 
@@ -88,12 +88,15 @@ class Service:
             raise _no_image(error) from error
         except CannotAnswer as error:
             raise HTTPException(422, str(error)) from error
-        except ValueError as error:  # it may name files and hosts
-            logger.warning("not answered: %s", error)
-            told = str(error) if self.access.open else "the service cannot answer this; its log says why"
-            raise HTTPException(422, told) from error
+        except ValueError as error:
+            raise HTTPException(422, self.told(error)) from error
         finally:
             self._calls -= 1
+
+    def told(self, error: Exception) -> str:
+        """The message for whoever asked; the whole one, which may name files and hosts, is for the log and for loopback."""
+        logger.warning("not answered: %s", error)
+        return str(error) if self.access.open else "the service cannot answer this; its log says why"
 
     async def search(self, request: Request, call: Callable[[], "Answer"], **asked: Any) -> SearchAnswer:
         """An answer, after it was logged."""
@@ -188,6 +191,11 @@ def create_app(
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     app.add_exception_handler(RequestValidationError, _not_understood)
     app.add_exception_handler(AnyHTTPException, _http_problem)
+
+    async def gone(request: Request, error: Exception) -> Response:
+        return refuse(503, service.told(error))
+
+    app.add_exception_handler(UserError, gone)  # of the routes that only look at the index: it is gone, say
     app.add_exception_handler(Exception, _own_mistake)
     return app
 
@@ -238,7 +246,9 @@ def _gallery(service: Service) -> APIRouter:
         return Health()
 
     @router.get(
-        "/api/gallery", summary="What is searched, and what the service accepts", responses={401: PROBLEMS[401]}
+        "/api/gallery",
+        summary="What is searched, and what the service accepts",
+        responses={401: PROBLEMS[401], 503: PROBLEMS[503]},
     )
     def info() -> GalleryInfo:
         details = service.gallery.describe()
@@ -256,7 +266,7 @@ def _gallery(service: Service) -> APIRouter:
         "/api/image",
         summary="One indexed image as JPEG",
         response_class=Response,
-        responses={200: {"content": {"image/jpeg": {}}}, 401: PROBLEMS[401], 404: PROBLEMS[404]},
+        responses={200: {"content": {"image/jpeg": {}}}} | {status: PROBLEMS[status] for status in (401, 404, 503)},
     )
     def image(
         request: Request,

@@ -229,3 +229,19 @@ def test_openapi_describes_every_call_with_examples(client):
     assert schemas["SearchRequest"]["properties"]["query"]["examples"]
     assert schemas["SearchRequest"]["properties"]["query"]["maxLength"] == 500
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("token", "told"),
+    [(None, "/srv has no index"), ("correct-horse-battery", "the service cannot answer this; its log says why")],
+)
+def test_an_index_that_is_gone_is_said_so(gallery, monkeypatch, token, told):
+    def gone(*_):
+        raise UserError("/srv has no index")
+
+    monkeypatch.setattr(FakeGallery, "describe", gone)
+    monkeypatch.setattr(FakeGallery, "image", gone)
+    client = client_for(gallery, token=token)
+    for path in ("/api/gallery", "/api/image?id=id0"):
+        response = client.get(path, headers={"authorization": f"Bearer {token}"})
+        assert (response.status_code, response.json()["detail"]) == (503, told)
