@@ -94,7 +94,7 @@ class Service:
             self._calls -= 1
 
     def told(self, error: Exception) -> str:
-        """The message for whoever asked; the whole one, which may name files and hosts, is for the log and for loopback."""
+        """What to tell whoever asked: the whole message, which may name files and hosts, only on loopback."""
         logger.warning("not answered: %s", error)
         return str(error) if self.access.open else "the service cannot answer this; its log says why"
 
