@@ -1,15 +1,17 @@
-"""Triton kernels of the selective scan: both directions in one program, the state in registers, in float32.
+"""Triton kernels of the selective scan, in float32 with the state in registers; forward, both directions in turn.
 
 A program owns one batch item and a block of channels and walks through time, CHUNK steps at a time. Its state is a tile
-(NR, CR, NL, CL): state number n = nr * NL + nl, channel = cr * CL + cl. Triton hands out the threads of a warp from the
+(NR, CR, NL, CL): state number n = nl * NR + nr, channel = cr * CL + cl. Triton hands out the threads of a warp from the
 last axis on, so with NL * CL = 32 the axes NR and CR lie in each thread's registers: a step costs no shared memory, and
 sums over the states or the channels cost few shuffles. In memory a tile is (rows, lanes) = (NR * CR, NL * CL) with
-neighbouring channels side by side. The size "zero" is 0 and hides from the compiler that rows are aligned, for it would
-hand several neighbours to a thread, load them at once, and lay out the whole tile that way.
+neighbouring channels side by side. The size "zero" is 0 and hides from the compiler that tiles are aligned, for it
+would hand several neighbours to a thread, load them at once, and lay out the whole tile that way. It is added to the
+pointer and not to the places in the tile: these are constants then, which take no registers.
 
-Sequences are channel-last (channel stride 1), A is (states, dim). B and C are float32 and come as pairs read at once,
-an int64 each, in (batch, groups, length, states). Arguments with one tensor per direction are tuples; direction 0 runs
-backwards in time if REVERSE, direction 1 the other way. reference.py has the formulas.
+Sequences are channel-last (channel stride 1), A is cut into tiles (triton_tiles.py). B and C are float32 and come as
+pairs read at once, an int64 each, in (batch, groups, length, states). Arguments with one tensor per direction are
+tuples; direction 0 runs backwards in time if REVERSE, direction 1 the other way. A step beyond the last one has no
+delta, which leaves the state as it is, and reads the last one's B and C. reference.py has the formulas.
 """
 
 # mypy: ignore-errors
@@ -37,12 +39,31 @@ def softplus(x):
 
 
 @triton.jit
+def load_A(pointer, LOG_A: tl.constexpr):
+    a = tl.load(pointer)
+    return -tl.exp(a) if LOG_A else a
+
+
+@triton.jit
 def load_delta(pointer, bias, mask, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr):
     """Delta, 0 outside of the mask, where the state then stays as it is."""
     delta = tl.load(pointer, mask=mask, other=0.0).to(tl.float32)
     if HAS_BIAS:
         delta += bias
     return tl.where(mask, softplus(delta) if SOFTPLUS else delta, 0.0)
+
+
+@triton.jit
+def of(pair, d):
+    """What belongs to direction d, which is known only when the kernel runs: the code of both is the same."""
+    return tl.where(d == 0, pair[0], pair[len(pair) - 1])
+
+
+@triton.jit
+def walk(d, REVERSE: tl.constexpr, length):
+    """The position of the first step and the way from one step to the next."""
+    backwards = (d == 0) == REVERSE
+    return tl.where(backwards, length - 1, 0), tl.where(backwards, -1, 1)
 
 
 @triton.jit
@@ -63,10 +84,10 @@ def block_of_channels(group_dim, CR: tl.constexpr, CL: tl.constexpr):
 
 
 @triton.jit
-def rows_and_lanes(NR: tl.constexpr, CR: tl.constexpr, NL: tl.constexpr, CL: tl.constexpr):
-    """(state number, channel) at each place of a tile in memory."""
+def place_in_tile(NR: tl.constexpr, CR: tl.constexpr, NL: tl.constexpr, CL: tl.constexpr):
+    """Where the numbers of a tile lie in memory: (rows, lanes)."""
     row, lane = tl.arange(0, NR * CR)[:, None], tl.arange(0, NL * CL)[None, :]
-    return (row // CR) * NL + lane // CL, (row % CR) * CL + lane % CL
+    return ((lane // CL) * NR + row // CR) * (CR * CL) + (row % CR) * CL + lane % CL
 
 
 @triton.jit
@@ -97,60 +118,63 @@ def scan_forward_kernel(
 ):  # fmt: skip
     """out = scale * silu(z) * y, y being the directions' sum; y is kept where there is a z, else it is out / scale."""
     TILE: tl.constexpr = NR * CR * NL * CL
+    HALF: tl.constexpr = CHUNK // 2
     group, first, channel, existing = block_of_channels(group_dim, CR, CL)
     exists = channel < existing
-    n_tile, channel_tile = rows_and_lanes(NR, CR, NL, CL)
-    in_A, known_A = n_tile * dim + first + channel_tile + zero, (n_tile < STATES) & (channel_tile < existing)
-    in_tile = n_tile * (CR * CL) + channel_tile + zero
+    in_tile = place_in_tile(NR, CR, NL, CL)
     channel += first
     item = tl.program_id(1).to(tl.int64)
     chunks = tl.cdiv(length, CHUNK)
-    n = tl.arange(0, NR)[:, None, None, None] * NL + tl.arange(0, NL)[None, None, :, None]
+    n = tl.arange(0, NL)[None, None, :, None] * NR + tl.arange(0, NR)[:, None, None, None]
     out_row, y_row = out + item * length * dim + channel, y + item * length * dim + channel
-    bc_row = (item * (dim // group_dim) + group) * length * STATES + n
+    in_BC = (item * (dim // group_dim) + group) * length * STATES + n
     z_row = z + item * z_batch + channel
 
-    for d in tl.static_range(DIRECTIONS):
-        u_row, delta_row = u[d] + item * u_batch + channel, delta[d] + item * delta_batch + channel
-        a = tl.reshape(tl.load(A[d] + in_A, mask=known_A, other=0.0), (NR, CR, NL, CL))
-        a = (-tl.exp(a) if LOG_A else a) * LOG2_E
-        skip = tl.load(D[d] + channel, mask=exists, other=0.0).to(tl.float32) if HAS_D else 0.0
-        shift = tl.load(bias[d] + channel, mask=exists, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
-        kept = states + ((d * tl.num_programs(1) + item) * tl.num_programs(0) + tl.program_id(0)) * chunks * TILE
-        kept += in_tile
+    for d in range(0, DIRECTIONS):
+        first_t, sign = walk(d, REVERSE, length)
+        u_row, delta_row = of(u, d) + item * u_batch + channel, of(delta, d) + item * delta_batch + channel
+        bc_row = of(BC, d) + in_BC
+        a = load_A(of(A, d) + tl.program_id(0) * TILE + zero + in_tile, LOG_A)
+        a = tl.reshape(a * LOG2_E, (NR, CR, NL, CL))
+        skip = tl.load(of(D, d) + channel, mask=exists, other=0.0).to(tl.float32) if HAS_D else 0.0
+        shift = tl.load(of(bias, d) + channel, mask=exists, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
+        tile = (d * tl.num_programs(1) + item) * tl.num_programs(0) + tl.program_id(0)
+        kept = states + tile * chunks * TILE + zero
+        is_last = d == DIRECTIONS - 1
+        factor = tl.where(is_last, scale, 1.0)
         x = tl.zeros((NR, CR, NL, CL), tl.float32)
         for chunk in range(0, chunks):
             if KEEP_STATES:
-                tl.store(kept + chunk * TILE, tl.reshape(x, (NR * CR, NL * CL)))
-            # All loads come first and all stores last, for no load may be moved across a store.
-            us, deltas, befores, zs, ys = (), (), (), (), ()
+                tl.store(kept + chunk * TILE + in_tile, tl.reshape(x, (NR * CR, NL * CL)))
+            us, deltas, befores, zs = (), (), (), ()
             for i in tl.static_range(CHUNK):
                 step = chunk * CHUNK + i
-                t = length - 1 - step if (d == 0) == REVERSE else step
-                here = exists & (step < length)
+                t, here = first_t + sign * tl.minimum(step, length - 1), exists & (step < length)
                 us += (tl.load(u_row + t * u_time, mask=here, other=0.0).to(tl.float32),)
                 deltas += (load_delta(delta_row + t * delta_time, shift, here, HAS_BIAS, SOFTPLUS),)
-                if d > 0:
-                    befores += (tl.load((y_row if HAS_Z else out_row) + t * dim, mask=here, other=0.0).to(tl.float32),)
-                if HAS_Z and d == DIRECTIONS - 1:
-                    zs += (tl.load(z_row + t * z_time, mask=here, other=0.0).to(tl.float32),)
-            for i in tl.static_range(CHUNK):
-                step = chunk * CHUNK + i
-                t = length - 1 - step if (d == 0) == REVERSE else step
-                B_t, C_t = load_pair(BC[d] + bc_row + t * STATES, (n < STATES) & (step < length))
-                x = tl.exp2(over_states(deltas[i]) * a) * x + over_states(deltas[i] * us[i]) * B_t
-                ys += (sum_states(x * C_t) + skip * us[i],)
-            for i in tl.static_range(CHUNK):
-                step = chunk * CHUNK + i
-                t = length - 1 - step if (d == 0) == REVERSE else step
-                here = exists & (step < length)
-                y_t = ys[i] + befores[i] if d > 0 else ys[i]
+                if DIRECTIONS > 1:
+                    before = tl.load((y_row if HAS_Z else out_row) + t * dim, mask=here & (d > 0), other=0.0)
+                    befores += (before.to(tl.float32),)
                 if HAS_Z:
-                    tl.store(y_row + t * dim, y_t, mask=here)
-                    if d == DIRECTIONS - 1:
-                        tl.store(out_row + t * dim, scale * y_t * zs[i] * tl.sigmoid(zs[i]), mask=here)
-                else:
-                    tl.store(out_row + t * dim, y_t if d < DIRECTIONS - 1 else scale * y_t, mask=here)
+                    zs += (tl.load(z_row + t * z_time, mask=here & is_last, other=0.0).to(tl.float32),)
+            # No load may be moved across a store: the stores of half a chunk wait for its end, and those of a whole one
+            # would let the compiler load so many B and C beforehand that registers run out.
+            for half in tl.static_range(2):
+                ys = ()
+                for i in tl.static_range(half * HALF, half * HALF + HALF):
+                    t = first_t + sign * tl.minimum(chunk * CHUNK + i, length - 1)
+                    B_t, C_t = load_pair(bc_row + t * STATES, n < STATES)
+                    x = tl.exp2(over_states(deltas[i]) * a) * x + over_states(deltas[i] * us[i]) * B_t
+                    ys += (sum_states(x * C_t) + skip * us[i],)
+                for i in tl.static_range(half * HALF, half * HALF + HALF):
+                    step = chunk * CHUNK + i
+                    t, here = first_t + sign * tl.minimum(step, length - 1), exists & (step < length)
+                    y_t = ys[i - half * HALF] + befores[i] if DIRECTIONS > 1 else ys[i - half * HALF]
+                    if HAS_Z:
+                        tl.store(y_row + t * dim, y_t, mask=here)
+                        tl.store(out_row + t * dim, scale * y_t * zs[i] * tl.sigmoid(zs[i]), mask=here & is_last)
+                    else:
+                        tl.store(out_row + t * dim, y_t * factor, mask=here)
         tl.debug_barrier()  # the second direction reads what other threads of the program wrote in the first
 
 
@@ -164,90 +188,93 @@ def scan_backward_kernel(
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
     CHUNK: tl.constexpr, STATES: tl.constexpr, NR: tl.constexpr, CR: tl.constexpr, NL: tl.constexpr, CL: tl.constexpr,
 ):  # fmt: skip
-    """Gradients, from the states before each chunk. Programs never add to the same number: the gradients of B and C are
-    (direction, 2, batch, block of channels, length, states), those of A, D and bias (direction, batch, ..., dim)."""
+    """Gradients of one direction per program, from the states before each chunk, half a chunk at a time: the states of
+    so many steps have room in registers. Programs never add to the same number: the gradients of B and C are
+    (direction, 2, batch, block of channels, length, states), of A a tile for each direction and item, of D and bias
+    (direction, batch, dim)."""
     TILE: tl.constexpr = NR * CR * NL * CL
+    HALF: tl.constexpr = CHUNK // 2
     group, first, channel, existing = block_of_channels(group_dim, CR, CL)
     exists = channel < existing
-    n_tile, channel_tile = rows_and_lanes(NR, CR, NL, CL)
-    in_A, known_A = n_tile * dim + first + channel_tile + zero, (n_tile < STATES) & (channel_tile < existing)
-    in_tile = n_tile * (CR * CL) + channel_tile + zero
+    in_tile = place_in_tile(NR, CR, NL, CL)
     channel += first
     item = tl.program_id(1).to(tl.int64)
-    chunks = tl.cdiv(length, CHUNK)
-    n = tl.arange(0, NR)[:, None, None, None] * NL + tl.arange(0, NL)[None, None, :, None]
-    n2 = tl.arange(0, NR)[:, None] * NL + tl.arange(0, NL)[None, :]
+    n = tl.arange(0, NL)[None, None, :, None] * NR + tl.arange(0, NR)[:, None, None, None]
+    n2 = tl.arange(0, NL)[None, :] * NR + tl.arange(0, NR)[:, None]
     dense = item * length * dim + channel  # where the row starts in y and in the gradients
-    bc_row = (item * (dim // group_dim) + group) * length * STATES + n
+    in_BC = (item * (dim // group_dim) + group) * length * STATES + n
     z_row, grad_row = z + item * z_batch + channel, grad_out + item * grad_batch + channel
-    log2_e = LOG2_E + zero.to(tl.float32)  # unknown to the compiler, lest it keep a chunk's decays in registers
+    log2_e = LOG2_E + zero.to(tl.float32)  # unknown to the compiler, lest it keep decays in registers
     parts = tl.num_programs(0).to(tl.int64) * tl.num_programs(1) * length * STATES
 
-    for d in tl.static_range(DIRECTIONS):
-        u_row, delta_row = u[d] + item * u_batch + channel, delta[d] + item * delta_batch + channel
-        a = tl.reshape(tl.load(A[d] + in_A, mask=known_A, other=0.0), (NR, CR, NL, CL))
-        a = -tl.exp(a) if LOG_A else a
-        skip = tl.load(D[d] + channel, mask=exists, other=0.0).to(tl.float32) if HAS_D else 0.0
-        shift = tl.load(bias[d] + channel, mask=exists, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
-        kept = states + ((d * tl.num_programs(1) + item) * tl.num_programs(0) + tl.program_id(0)) * chunks * TILE
-        kept += in_tile
-        part = 2 * d * parts + (item * tl.num_programs(0) + tl.program_id(0)) * length * STATES + n2
-        carried = tl.zeros((NR, CR, NL, CL), tl.float32)  # the gradient of the state that comes from later steps
-        sum_A = tl.zeros((NR, CR, NL, CL), tl.float32)
-        sum_D = tl.zeros((CR, CL), tl.float32)
-        sum_bias = tl.zeros((CR, CL), tl.float32)
-        for behind in range(0, chunks):
-            chunk = chunks - 1 - behind
-            x = tl.reshape(tl.load(kept + chunk * TILE), (NR, CR, NL, CL))
-            xs, us, deltas = (x,), (), ()
-            for i in tl.static_range(CHUNK):
-                step = chunk * CHUNK + i
-                t = length - 1 - step if (d == 0) == REVERSE else step
-                here = exists & (step < length)
-                us += (tl.load(u_row + t * u_time, mask=here, other=0.0).to(tl.float32),)
-                deltas += (load_delta(delta_row + t * delta_time, shift, here, HAS_BIAS, SOFTPLUS),)
-            for i in tl.static_range(CHUNK - 1):
-                step = chunk * CHUNK + i
-                t = length - 1 - step if (d == 0) == REVERSE else step
-                B_t, _ = load_pair(BC[d] + bc_row + t * STATES, (n < STATES) & (step < length))
-                x = tl.exp2(over_states(deltas[i] * LOG2_E) * a) * x + over_states(deltas[i] * us[i]) * B_t
-                xs += (x,)
-            for back in tl.static_range(CHUNK):
-                step = chunk * CHUNK + CHUNK - 1 - back
-                t = length - 1 - step if (d == 0) == REVERSE else step
-                here = exists & (step < length)
-                u_t, delta_t, before = us[CHUNK - 1 - back], deltas[CHUNK - 1 - back], xs[CHUNK - 1 - back]
-                grad_y = scale * tl.load(grad_row + t * grad_time, mask=here, other=0.0).to(tl.float32)
-                if HAS_Z:
-                    z_t = tl.load(z_row + t * z_time, mask=here, other=0.0).to(tl.float32)
-                    gate = tl.sigmoid(z_t)
-                    if d == 0:
-                        y_t = tl.load(y + dense + t * dim, mask=here, other=0.0).to(tl.float32)
-                        tl.store(grad_z + dense + t * dim, grad_y * y_t * gate * (1.0 + z_t * (1.0 - gate)), mask=here)
-                    grad_y *= z_t * gate
-                B_t, C_t = load_pair(BC[d] + bc_row + t * STATES, (n < STATES) & (step < length))
-                decay = tl.exp2(over_states(delta_t * log2_e) * a)
-                x = decay * before + over_states(delta_t * u_t) * B_t
-                grad_x = carried + over_states(grad_y) * C_t
-                carried = decay * grad_x
-                by_decay = carried * before
-                by_B = sum_states(grad_x * B_t)
-                grad_delta_t = sum_states(by_decay * a) + by_B * u_t
-                if SOFTPLUS:
-                    raw = tl.load(delta_row + t * delta_time, mask=here, other=0.0).to(tl.float32)
-                    grad_delta_t *= tl.sigmoid(raw + shift)
-                sum_A += by_decay * over_states(delta_t)
-                sum_D += grad_y * u_t
-                sum_bias += grad_delta_t
-                tl.store(grad_u[d] + dense + t * dim, by_B * delta_t + skip * grad_y, mask=here)
-                tl.store(grad_delta[d] + dense + t * dim, grad_delta_t, mask=here)
-                known = (n2 < STATES) & (step < length)
-                tl.store(grad_BC + part + t * STATES, sum_channels(grad_x * over_states(delta_t * u_t)), mask=known)
-                tl.store(grad_BC + part + parts + t * STATES, sum_channels(over_states(grad_y) * x), mask=known)
-        of_channel = (d * tl.num_programs(1) + item) * dim + channel
-        sum_A = tl.reshape(sum_A * a if LOG_A else sum_A, (NR * CR, NL * CL))
-        tl.store(grad_A + (d * tl.num_programs(1) + item) * STATES * dim + in_A, sum_A, mask=known_A)
-        if HAS_D:
-            tl.store(grad_D + of_channel, sum_D, mask=exists)
-        if HAS_BIAS:
-            tl.store(grad_bias + of_channel, sum_bias, mask=exists)
+    d = tl.program_id(2)
+    first_t, sign = walk(d, REVERSE, length)
+    u_row, delta_row = of(u, d) + item * u_batch + channel, of(delta, d) + item * delta_batch + channel
+    bc_row = of(BC, d) + in_BC
+    own_A = of(A, d) + tl.program_id(0) * TILE + zero
+    a = tl.reshape(load_A(own_A + in_tile, LOG_A), (NR, CR, NL, CL))
+    skip = tl.load(of(D, d) + channel, mask=exists, other=0.0).to(tl.float32) if HAS_D else 0.0
+    shift = tl.load(of(bias, d) + channel, mask=exists, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
+    tile = (d * tl.num_programs(1) + item) * tl.num_programs(0) + tl.program_id(0)
+    kept = states + tile * tl.cdiv(length, CHUNK) * TILE + zero
+    part = 2 * d * parts + (item * tl.num_programs(0) + tl.program_id(0)) * length * STATES + n2
+    carried = tl.zeros((NR, CR, NL, CL), tl.float32)  # the gradient of the state that comes from later steps
+    sum_A = tl.zeros((NR, CR, NL, CL), tl.float32)
+    sum_D = tl.zeros((CR, CL), tl.float32)
+    sum_bias = tl.zeros((CR, CL), tl.float32)
+    halves = tl.cdiv(length, HALF)
+    for behind in range(0, halves):
+        start = (halves - 1 - behind) * HALF
+        x = tl.reshape(tl.load(kept + (start // CHUNK) * TILE + in_tile), (NR, CR, NL, CL))
+        if start % CHUNK > 0:
+            for i in tl.static_range(HALF):
+                t = first_t + sign * (start - HALF + i)
+                u_t = tl.load(u_row + t * u_time, mask=exists, other=0.0).to(tl.float32)
+                delta_t = load_delta(delta_row + t * delta_time, shift, exists, HAS_BIAS, SOFTPLUS)
+                B_t, _ = load_pair(bc_row + t * STATES, n < STATES)
+                x = tl.exp2(over_states(delta_t * LOG2_E) * a) * x + over_states(delta_t * u_t) * B_t
+        xs, us, deltas = (x,), (), ()
+        for i in tl.static_range(HALF):
+            t, here = first_t + sign * tl.minimum(start + i, length - 1), exists & (start + i < length)
+            us += (tl.load(u_row + t * u_time, mask=here, other=0.0).to(tl.float32),)
+            deltas += (load_delta(delta_row + t * delta_time, shift, here, HAS_BIAS, SOFTPLUS),)
+        for i in tl.static_range(HALF):
+            t = first_t + sign * tl.minimum(start + i, length - 1)
+            B_t, _ = load_pair(bc_row + t * STATES, n < STATES)
+            x = tl.exp2(over_states(deltas[i] * LOG2_E) * a) * x + over_states(deltas[i] * us[i]) * B_t
+            xs += (x,)
+        for i in tl.static_range(HALF - 1, -1, -1):
+            t, here = first_t + sign * tl.minimum(start + i, length - 1), exists & (start + i < length)
+            u_t, delta_t, before, x = us[i], deltas[i], xs[i], xs[i + 1]
+            grad_y = scale * tl.load(grad_row + t * grad_time, mask=here, other=0.0).to(tl.float32)
+            if HAS_Z:
+                z_t = tl.load(z_row + t * z_time, mask=here, other=0.0).to(tl.float32)
+                gate = tl.sigmoid(z_t)
+                once = here & (d == 0)
+                y_t = tl.load(y + dense + t * dim, mask=once, other=0.0).to(tl.float32)
+                tl.store(grad_z + dense + t * dim, grad_y * y_t * gate * (1.0 + z_t * (1.0 - gate)), mask=once)
+                grad_y *= z_t * gate
+            B_t, C_t = load_pair(bc_row + t * STATES, n < STATES)
+            grad_x = carried + over_states(grad_y) * C_t
+            carried = tl.exp2(over_states(delta_t * log2_e) * a) * grad_x
+            by_decay = carried * before
+            by_B = sum_states(grad_x * B_t)
+            grad_delta_t = sum_states(by_decay * a) + by_B * u_t
+            if SOFTPLUS:
+                raw = tl.load(delta_row + t * delta_time, mask=here, other=0.0).to(tl.float32)
+                grad_delta_t *= tl.sigmoid(raw + shift)
+            sum_A += by_decay * over_states(delta_t)
+            sum_D += grad_y * u_t
+            sum_bias += grad_delta_t
+            tl.store(of(grad_u, d) + dense + t * dim, by_B * delta_t + skip * grad_y, mask=here)
+            tl.store(of(grad_delta, d) + dense + t * dim, grad_delta_t, mask=here)
+            known = (n2 < STATES) & (start + i < length)
+            tl.store(grad_BC + part + t * STATES, sum_channels(grad_x * over_states(delta_t * u_t)), mask=known)
+            tl.store(grad_BC + part + parts + t * STATES, sum_channels(over_states(grad_y) * x), mask=known)
+    sum_A = tl.reshape(sum_A, (NR * CR, NL * CL))
+    tl.store(grad_A + tile * TILE + zero + in_tile, sum_A * load_A(own_A + in_tile, True) if LOG_A else sum_A)
+    of_channel = (d * tl.num_programs(1) + item) * dim + channel
+    if HAS_D:
+        tl.store(grad_D + of_channel, sum_D, mask=exists)
+    if HAS_BIAS:
+        tl.store(grad_bias + of_channel, sum_bias, mask=exists)

@@ -18,13 +18,18 @@ from torch import Tensor
 
 from models.selective_scan.reference import selective_scan_reference
 from models.selective_scan.self_test import trouble
+from models.selective_scan.triton_tiles import (
+    MAX_STATE,
+    grid_of,
+    kept_shape,
+    pairs,
+    tile_sizes,
+    tiles,
+    untiled,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-MAX_STATE = 64
-CHUNK = 8  # steps per kept state; as many states lie in registers in the backward pass ...
-CHUNK_STATES = 16  # ... for up to this many states per channel, and fewer steps beyond
-WIDE_BLOCK, NARROW_BLOCK = 32, 16  # channels per program; the narrow one where else there were ...
-MIN_PROGRAMS = 256  # ... fewer programs than this
+LANES_FORWARD, LANES_BACKWARD = 1, 2  # threads that share a channel's states: sums over these, and over channels
 
 
 def obstacle(device_type: str, dtype: torch.dtype, state: int) -> str | None:
@@ -98,8 +103,7 @@ def scan_directions(
     keep_states = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
     delta, z = [_in_dtypes(each) for each in delta], None if z is None else _in_dtypes(z)
     u, delta, z = _channel_last(u), _channel_last(delta), None if z is None else _channel_last([z])[0]
-    A = [each.float().T.contiguous() for each in A]
-    D, delta_bias = ([each.float().contiguous() for each in some] for some in (D, delta_bias))
+    A, D, delta_bias = ([each.float().contiguous() for each in some] for some in (A, D, delta_bias))
     B, C = ([each.float() for each in some] for some in (B, C))
     options = (delta_softplus, log_A, reverse, scale)
     return _forward(u, delta, A, B, C, D, delta_bias, z, *options, keep_states)[0]
@@ -155,12 +159,10 @@ def _forward(
     from models.selective_scan.triton_kernels import scan_forward_kernel
 
     out, y, states = _forward_outputs(u[0], A, B, z, keep_states)
-    block, grid = _grid(u[0], A[0], B[0])
-    lanes = 32 // block
+    groups, state = B[0].shape[1], A[0].shape[1]
     with on_device_of(out):
-        scan_forward_kernel[grid](
-            *(tuple(each) for each in (u, delta, A)),
-            tuple(map(_pairs, B, C)),
+        scan_forward_kernel[grid_of(u[0], groups, state)](
+            *(tuple(u), tuple(delta), tuple(tiles(each, groups) for each in A), tuple(map(pairs, B, C))),
             *(tuple(each) if each else (out,) * len(u) for each in (D, delta_bias)),
             *(out if z is None else z, out, y, states),
             *_sizes(u[0], B[0], scale),
@@ -170,7 +172,7 @@ def _forward(
             zero=0,
             **_flags(A, D, delta_bias, z, delta_softplus, log_A, reverse),
             KEEP_STATES=keep_states,
-            **_tile(A[0].shape[0], lanes, block),
+            **tile_sizes(state, LANES_FORWARD),
             num_warps=1,
         )
     return out, y, states
@@ -230,18 +232,16 @@ def _backward_op(
     from models.selective_scan.triton_kernels import scan_backward_kernel
 
     assert states.numel() > 0, "the forward pass has kept no states"
-    directions, (batch, length, dim), state = len(u), u[0].shape, A[0].shape[0]
-    block, grid = _grid(u[0], A[0], B[0])
+    directions, (batch, length, dim), state = len(u), u[0].shape, A[0].shape[1]
+    groups, (programs, _) = B[0].shape[1], grid_of(u[0], B[0].shape[1], state)
     grad_u, grad_delta, grad_z, *_ = _backward_outputs(u, delta, A, B, z)
-    parts = states.new_empty((directions, 2, batch, grid[0], length, state))
-    grad_A = states.new_empty((directions, batch, state, dim))
+    parts = states.new_empty((directions, 2, batch, programs, length, state))
+    grad_A = states.new_empty((directions, batch, programs, *states.shape[-2:]))
     grad_D, grad_bias = states.new_empty((2, directions, batch, dim))
-    lanes = 2
     with on_device_of(states):
-        scan_backward_kernel[grid](
+        scan_backward_kernel[(programs, batch, directions)](
             grad_out,
-            *(tuple(each) for each in (u, delta, A)),
-            tuple(map(_pairs, B, C)),
+            *(tuple(u), tuple(delta), tuple(tiles(each, groups) for each in A), tuple(map(pairs, B, C))),
             *(tuple(each) if each else (states,) * directions for each in (D, delta_bias)),
             *(states if z is None else z, states if y is None else y, states),
             *(tuple(grad_u.unbind()), tuple(grad_delta.unbind()), grad_z, parts, grad_A, grad_D, grad_bias),
@@ -252,11 +252,12 @@ def _backward_op(
             *((0, 0) if z is None else z.stride()[:2]),
             zero=0,
             **_flags(A, D, delta_bias, z, delta_softplus, log_A, reverse),
-            **_tile(state, lanes, block),
+            **tile_sizes(state, LANES_BACKWARD),
             num_warps=1,
         )
-    grad_BC = parts.unflatten(3, (B[0].shape[1], -1)).sum(4)  # (directions, 2, batch, groups, length, state)
-    return grad_u, grad_delta, grad_z, grad_BC, grad_A.sum(1), grad_D.sum(1), grad_bias.sum(1)
+    grad_BC = parts.unflatten(3, (groups, -1)).sum(4)  # (directions, 2, batch, groups, length, state)
+    grad_A = untiled(grad_A.sum(1), groups, dim, state)
+    return grad_u, grad_delta, grad_z, grad_BC, grad_A, grad_D.sum(1), grad_bias.sum(1)
 
 
 @_backward_op.register_fake
@@ -268,19 +269,16 @@ def _forward_outputs(
     u: Tensor, A: Sequence[Tensor], B: Sequence[Tensor], z: Tensor | None, keep_states: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, length, dim = u.shape
-    block, grid = _grid(u, A[0], B[0])
-    chunks = -(-length // _chunk(A[0].shape[0]))
-    state = _power_of_two(A[0].shape[0])
-    states = (len(A), batch, grid[0], chunks, state, block) if keep_states else (0,)
+    kept = (len(A), *kept_shape(u, B[0].shape[1], A[0].shape[1])) if keep_states else (0,)
     dense = u.new_empty((batch, length, dim))
     y = u.new_empty((0,) if z is None else dense.shape)
-    return dense, y, u.new_empty(states, dtype=torch.float32)
+    return dense, y, u.new_empty(kept, dtype=torch.float32)
 
 
 def _backward_outputs(
     u: Sequence[Tensor], delta: Sequence[Tensor], A: Sequence[Tensor], B: Sequence[Tensor], z: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    directions, (batch, length, dim), (groups, state) = len(u), u[0].shape, (B[0].shape[1], A[0].shape[0])
+    directions, (batch, length, dim), (groups, state) = len(u), u[0].shape, (B[0].shape[1], A[0].shape[1])
 
     def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return u[0].new_empty(shape, dtype=dtype)
@@ -290,34 +288,10 @@ def _backward_outputs(
         new(directions, batch, length, dim, dtype=delta[0].dtype),
         new(0) if z is None else new(batch, length, dim, dtype=z.dtype),
         new(directions, 2, batch, groups, length, state),
-        new(directions, state, dim),
+        new(directions, dim, state),
         new(directions, dim),
         new(directions, dim),
     )
-
-
-def _grid(u: Tensor, A: Tensor, B: Tensor) -> tuple[int, tuple[int, int]]:
-    """(channels per program, (programs per item, items)), set by the shape alone so that sums have a fixed order."""
-    (batch, _, dim), groups = u.shape, B.shape[1]
-    wide = batch * dim >= MIN_PROGRAMS * WIDE_BLOCK and A.shape[0] <= CHUNK_STATES
-    block = WIDE_BLOCK if wide else NARROW_BLOCK
-    return block, (groups * -(-dim // groups // block), batch)
-
-
-def _chunk(state: int) -> int:
-    return max(min(CHUNK, CHUNK * CHUNK_STATES // _power_of_two(state)), 1)
-
-
-def _power_of_two(state: int) -> int:
-    return 1 << (state - 1).bit_length()
-
-
-def _tile(state: int, lanes: int, block: int) -> dict[str, int]:
-    """The tile of triton_kernels.py: `lanes` threads of a warp share a channel's states."""
-    lanes = min(lanes, _power_of_two(state))
-    channels = min(block, 32 // lanes)
-    sizes = {"NR": _power_of_two(state) // lanes, "CR": block // channels, "NL": lanes, "CL": channels}
-    return {"CHUNK": _chunk(state), "STATES": state, **sizes}
 
 
 def _sizes(u: Tensor, B: Tensor, scale: float) -> tuple[int, int, int, float]:
@@ -342,12 +316,6 @@ def _flags(
         "HAS_BIAS": bool(delta_bias),
         "SOFTPLUS": delta_softplus,
     }
-
-
-def _pairs(B: Tensor, C: Tensor) -> Tensor:
-    """B and C (batch, groups, length, state) side by side, as one int64 each."""
-    pairs = B.new_empty((*B.shape, 2))  # dense: without it, stack may keep the order of axes that B has
-    return torch.stack((B, C), dim=-1, out=pairs).view(torch.int64)
 
 
 def on_device_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:

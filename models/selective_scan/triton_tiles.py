@@ -1,0 +1,63 @@
+"""How the Triton scan (triton_scan.py) is cut into programs, and what is laid out for it in memory.
+
+A program has a block of channels of one group, with all their states; triton_kernels.py says how its threads share it.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MAX_STATE = 64
+CHUNK = 8  # steps per kept state, even: the backward pass holds the states of half of them in registers
+MOST_CHANNELS = 32  # of a program, as many as a warp has threads
+REGISTER_STATES = 16  # of a channel; with more, B and C take registers that only a small block leaves
+
+
+def power_of_two(state: int) -> int:
+    return 1 << (state - 1).bit_length()
+
+
+def block_of(state: int) -> int:
+    """Channels per program: set by the number of states alone, so that sums have a fixed order."""
+    return MOST_CHANNELS if state <= REGISTER_STATES else 128 // power_of_two(state)
+
+
+def grid_of(u: Tensor, groups: int, state: int) -> tuple[int, int]:
+    """(programs per batch item, batch items)."""
+    batch, _, dim = u.shape
+    return groups * -(-dim // groups // block_of(state)), batch
+
+
+def kept_shape(u: Tensor, groups: int, state: int) -> tuple[int, ...]:
+    """Of the states before each chunk: (batch, programs, chunks, states, channels)."""
+    (programs, batch), chunks = grid_of(u, groups, state), -(-u.shape[1] // CHUNK)
+    return batch, programs, chunks, power_of_two(state), block_of(state)
+
+
+def tile_sizes(state: int, lanes: int) -> dict[str, int]:
+    """The kernels' constants; `lanes` threads of a warp share a channel's states, or more where channels are few."""
+    block = block_of(state)
+    lanes = min(max(lanes, 32 // block), power_of_two(state))
+    channels = min(block, 32 // lanes)
+    sizes = {"NR": power_of_two(state) // lanes, "CR": block // channels, "NL": lanes, "CL": channels}
+    return {"CHUNK": CHUNK, "STATES": state, **sizes}
+
+
+def tiles(A: Tensor, groups: int) -> Tensor:
+    """A (dim, state) program by program: (programs, states, channels), zeros where there is none of either."""
+    block, states = block_of(A.shape[1]), power_of_two(A.shape[1])
+    A = A.unflatten(0, (groups, -1))
+    A = F.pad(A, (0, states - A.shape[2], 0, -A.shape[1] % block))
+    return A.unflatten(1, (-1, block)).transpose(2, 3).flatten(0, 1).contiguous()
+
+
+def untiled(A: Tensor, groups: int, dim: int, state: int) -> Tensor:
+    """The reverse of `tiles`, with an axis of directions: (directions, programs, ...) -> (directions, dim, state)."""
+    A = A.unflatten(1, (groups, -1)).transpose(3, 4).flatten(2, 3)  # (directions, groups, channels, states)
+    return A[:, :, : dim // groups, :state].reshape(-1, dim, state)
+
+
+def pairs(B: Tensor, C: Tensor) -> Tensor:
+    """B and C (batch, groups, length, state) side by side, as one int64 each."""
+    both = B.new_empty((*B.shape, 2))  # dense: without it, stack may keep the order of axes that B has
+    return torch.stack((B, C), dim=-1, out=both).view(torch.int64)
