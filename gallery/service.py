@@ -68,6 +68,11 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "Too many requests are waiting for the model, or the index is gone"},
 }
 
+IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": {}}},
+    **{status: PROBLEMS[status] for status in (401, 404, 503)},
+}
+
 
 class Service:
     """What the routes share: the gallery behind its queue, access, limits and the audit log."""
@@ -266,7 +271,7 @@ def _gallery(service: Service) -> APIRouter:
         "/api/image",
         summary="One indexed image as JPEG",
         response_class=Response,
-        responses={200: {"content": {"image/jpeg": {}}}} | {status: PROBLEMS[status] for status in (401, 404, 503)},
+        responses=IMAGE_RESPONSES,
     )
     def image(
         request: Request,
