@@ -59,7 +59,8 @@ class PairScorer:
         for rows in cut(length[by_length], TOKENS_ENCODED_AT_A_TIME):
             ids = pad_sequence([input_ids[row] for row in by_length[rows].tolist()], batch_first=True)
             mask = (torch.arange(ids.shape[1]) < length[by_length[rows], None]).long()
-            packed = self.text_encoder.before_images(ids.to(self.device), mask.to(self.device))
+            num_tokens = int(length[by_length[rows]].sum())
+            packed = self.text_encoder.before_images(_send(ids, self.device), _send(mask, self.device), num_tokens)
             tokens.append(packed.to(self.dtype))
         start = torch.empty_like(length)
         start[by_length] = _starts(length[by_length])

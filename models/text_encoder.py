@@ -111,12 +111,12 @@ class TextEncoder(nn.Module):
             hidden = layer(hidden, packing, *images)
         return (last or packing).pad(layers[-1](hidden, packing, *images, last))
 
-    def before_images(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def before_images(self, input_ids: Tensor, attention_mask: Tensor, num_tokens: int) -> Tensor:
         """The part of cross-modal mode that no image can change, up to the first cross-attention.
 
-        Takes (R, L) each; returns (T, D), the rows' tokens one after another without padding.
+        Takes (R, L) each and the number T of tokens; returns (T, D), the rows' tokens one after another, no padding.
         """
-        packing = Packing(attention_mask)
+        packing = Packing(attention_mask, num_tokens)
         hidden = self.bert.embeddings(input_ids, packing)
         layers: Any = self.bert.encoder.layer
         for layer in layers[: self.first_cross]:
