@@ -12,21 +12,27 @@ K = TypeVar("K", bound=Hashable)
 COPIED = 1 << 26  # float32 elements of the copy, far beyond any cache
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CALLS_ON_A_GPU = 10  # per measurement, so that starting them is hidden behind running them, as in training
+LONG_SECONDS = 0.1  # a call of a GPU that takes so long counts by itself
 
 
 def seconds_of(run: Callable[[], object], device_type: str) -> float:
-    """One call; on a GPU the mean of some calls in a row."""
+    """One call; on a GPU the mean of some calls in a row, unless one takes long."""
     if device_type != "cuda":
         started = time.perf_counter()
         run()
         return time.perf_counter() - started
+    once = _mean_on_gpu(run, 1)
+    return once if once > LONG_SECONDS else _mean_on_gpu(run, CALLS_ON_A_GPU)
+
+
+def _mean_on_gpu(run: Callable[[], object], calls: int) -> float:
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
-    for _ in range(CALLS_ON_A_GPU):
+    for _ in range(calls):
         run()
     end.record()
     torch.cuda.synchronize()
-    return begin.elapsed_time(end) / 1e3 / CALLS_ON_A_GPU
+    return begin.elapsed_time(end) / 1e3 / calls
 
 
 def take_turns(runs: Mapping[K, Callable[[], object]], repeats: int, device_type: str) -> dict[K, float]:

@@ -12,6 +12,7 @@ products, convolutions and attention, a multiply-add counting two.
 """
 
 import argparse
+import math
 import multiprocessing
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -100,7 +101,12 @@ def main() -> None:
     console.print(f"{where}, torch {torch.__version__}; matrix products: {told}")
     for name in args.cases:
         for batch_size in args.batches or [CASES[name][2]]:
-            for table in compare(name, config_of(name, batch_size, args.set), rates, device, args.repeats):
+            try:
+                tables = compare(name, config_of(name, batch_size, args.set), rates, device, args.repeats)
+            except torch.OutOfMemoryError:
+                console.print(f"{name}, batch {batch_size}: too large for the memory of {where}")
+                continue
+            for table in tables:
                 console.print(table)
 
 
@@ -171,19 +177,28 @@ def step(case: Case, variant: Variant) -> dict[str, Tensor]:
 
 def compare(name: str, config: Config, rates: dict[str, float], device: torch.device, repeats: int) -> list[Table]:
     variants = [PLAIN, *(Variant(False, precision) for precision in rates)]
+    # Before this process takes memory of the device for itself. One that does not fit is left out.
+    peaks = {variant: peak_memory(config, variant, device) for variant in variants}
+    too_large = [
+        f"{variant.name}: does not fit in the device's memory" for variant in variants if peaks[variant] is None
+    ]
+    variants = [variant for variant in variants if peaks[variant] is not None]
+    if not variants:
+        raise torch.OutOfMemoryError
     cases = {variant: build(config, variant.precision, device) for variant in variants}
     operations = {variant: count_operations(deepcopy(case), variant) for variant, case in cases.items()}
-    told = [f"{v.name}: {difference(cases[PLAIN], cases[v], v)}" for v in variants[1:]]
+    compared = variants[1:] if PLAIN in variants else []
+    told = [f"{v.name}: {difference(cases[PLAIN], cases[v], v)}" for v in compared] + too_large
     seconds = take_turns({v: partial(step, case, v) for v, case in cases.items()}, repeats, device.type)
     batch, title = config.train.batch_size, f"{name}, batch {config.train.batch_size}"
     table = Table("step", "images/s", "times plain", "peak GiB", "GFLOP/image", "of matmul", title=title)
     for v in variants:
-        values = [batch / seconds[v], seconds[PLAIN] / seconds[v], peak_memory(config, v, device)]
-        values.append(operations[v] / batch / 1e9)
+        to_plain = seconds[PLAIN] / seconds[v] if PLAIN in seconds else math.nan
+        values = [batch / seconds[v], to_plain, peaks[v], operations[v] / batch / 1e9]
         share = operations[v] / seconds[v] / rates[v.precision]
         table.add_row(v.name, *(f"{value:.2f}" for value in values), f"{share:.0%}")
     table.caption = "\n".join(told)
-    shown = list(dict.fromkeys([PLAIN, variants[-1]]))
+    shown = list(dict.fromkeys([variants[0], variants[-1]]))
     parts_table = Table("part", *(variant.name for variant in shown), title=title)
     columns = [parts.shares(partial(step, cases[v], v), PARTS[v.plain](cases[v].state), device.type) for v in shown]
     for part in columns[0]:
@@ -212,18 +227,21 @@ def count_operations(case: Case, variant: Variant) -> int:
     return counter.get_total_flops()
 
 
-def peak_memory(config: Config, variant: Variant, device: torch.device) -> float:
-    """GiB above the built model, of two steps in a process of its own."""
+def peak_memory(config: Config, variant: Variant, device: torch.device) -> float | None:
+    """GiB above the built model, of two steps in a process of its own; None where a GPU has less."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak_memory, (config, variant, device))
 
 
-def _peak_memory(config: Config, variant: Variant, device: torch.device) -> float:
-    case = build(config, variant.precision, device)
+def _peak_memory(config: Config, variant: Variant, device: torch.device) -> float | None:
     on_gpu = device.type == "cuda"
-    before = torch.cuda.memory_allocated() if on_gpu else resident("VmRSS") * 2**20
-    for _ in range(2):
-        step(case, variant)
+    try:
+        case = build(config, variant.precision, device)
+        before = torch.cuda.memory_allocated() if on_gpu else resident("VmRSS") * 2**20
+        for _ in range(2):
+            step(case, variant)
+    except torch.OutOfMemoryError:
+        return None
     peak = torch.cuda.max_memory_allocated() if on_gpu else resident("VmHWM") * 2**20
     return (peak - before) / 2**30
 
