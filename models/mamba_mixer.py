@@ -9,29 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.selective_scan import selective_scan
-from models.selective_scan.bidirectional import Direction, bidirectional_mamba, scans_both_at_once
-from models.selective_scan.cpu_conv import can_convolve, causal_conv_silu_cpu
+from models.selective_scan.bidirectional import Direction, bidirectional_mamba
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the initial step size (Mamba, section 3.6)
-
-
-def causal_conv_silu(x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool) -> Tensor:
-    """SiLU of a depthwise convolution in which a position sees itself and the ones before it (after it with `reverse`).
-
-    Args: x (B, L, E); weight (E, 1, K) and bias (E,) as nn.Conv1d holds them.
-    Returns: (B, L, E) in x's dtype.
-    """
-    if can_convolve(x, weight):
-        return causal_conv_silu_cpu(x, weight, bias, reverse)
-    # K shifted products: on channel-last data that needs no transposed copy
-    width = weight.shape[-1]
-    padded = F.pad(x, (0, 0, 0, width - 1) if reverse else (0, 0, width - 1, 0))  # (B, L+K-1, E)
-    taps = weight[:, 0].flip(-1) if reverse else weight[:, 0]  # (E, K)
-    out = bias
-    for k in range(width):
-        out = torch.addcmul(out.to(x.dtype), padded[:, k : k + x.shape[1]], taps[:, k].to(x.dtype))
-    return F.silu(out)
 
 
 class BidirectionalMambaMixer(nn.Module):
@@ -73,53 +53,14 @@ class BidirectionalMambaMixer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         # two products rather than one that is cut in two: the gradients need not be put together again
         x, z = (F.linear(tokens, weight) for weight in self.in_proj.weight.chunk(2))  # (B, L, E) each
-        if scans_both_at_once(self.scan_backend, x, self.d_state):
-            scale = 0.5 if self.divide_out else 1.0
-            both = bidirectional_mamba(x, z, *self._directions(), scale=scale, backend=self.scan_backend)
-            return self.out_proj(both)
-        forward = self._scan(x, z, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D, reverse=False)
-        backward = self._scan(x, z, self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b, reverse=True)
-        # halving the small matrix instead of the sum saves a pass over memory and is exact in floating point
-        weight = self.out_proj.weight / 2 if self.divide_out else self.out_proj.weight
-        return F.linear(forward + backward, weight)
+        scale = 0.5 if self.divide_out else 1.0
+        return self.out_proj(bidirectional_mamba(x, z, *self._directions(), scale=scale, backend=self.scan_backend))
 
     def _directions(self) -> tuple[Direction, Direction]:
         """The parameters of the forward and of the backward direction."""
         first = (self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
         second = (self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
         return _direction(*first), _direction(*second)
-
-    def _scan(
-        self,
-        x: Tensor,
-        z: Tensor,
-        conv: nn.Conv1d,
-        x_proj: nn.Linear,
-        dt_proj: nn.Linear,
-        a_log: Tensor,
-        d: Tensor,
-        *,
-        reverse: bool,
-    ) -> Tensor:
-        """One direction, gated: x, z (B, L, E) -> (B, L, E). Nothing is flipped: conv and scan run backwards."""
-        assert conv.bias is not None
-        u = causal_conv_silu(x, conv.weight, conv.bias, reverse=reverse)  # (B, L, E)
-        dt, b, c = x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)  # (B, L, R), (B, L, N) twice
-        delta = F.linear(dt, dt_proj.weight)  # (B, L, E); its bias joins inside the scan, before the softplus
-        out = selective_scan(
-            u.transpose(1, 2),
-            delta.transpose(1, 2),
-            -torch.exp(a_log.float() if a_log.dtype != torch.float64 else a_log),
-            b.transpose(1, 2),
-            c.transpose(1, 2),
-            d,
-            z=z.transpose(1, 2),
-            delta_bias=dt_proj.bias,
-            delta_softplus=True,
-            reverse=reverse,
-            backend=self.scan_backend,
-        )
-        return out.transpose(1, 2)
 
 
 def _direction(conv: nn.Conv1d, x_proj: nn.Linear, dt_proj: nn.Linear, a_log: Tensor, d: Tensor) -> Direction:

@@ -1,7 +1,8 @@
-"""Both directions of a Mamba mixer at once, for backends that scan them in one call.
+"""Both directions of a Mamba mixer between in_proj and out_proj, fused as far as the backend can.
 
-B batch, L length, E inner width, N state, R rank of the step size. Between the fused parts, which are convolution with
-SiLU and then softplus, scan, gate and sum, lie matrix products that are best left to the library.
+B batch, L length, E inner width, N state, R rank of the step size, K taps. Between the fused parts, which are
+convolution with SiLU and then softplus, scan, sum and gate, lie matrix products that are best left to the library.
+Nothing is flipped, unless a backend needs it: convolution and scan run backwards.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.selective_scan import triton_conv, triton_scan
-from models.selective_scan.interface import BACKENDS, choose_backend
+from models.selective_scan.cpu_conv import can_convolve, conv_silu_cpu
+from models.selective_scan.interface import BACKENDS, choose_backend, selective_scan
 
 
 class Direction(NamedTuple):
@@ -27,18 +29,10 @@ class Direction(NamedTuple):
     D: Tensor  # (E,)
 
 
-def scans_both_at_once(backend: str, x: Tensor, state: int) -> bool:
-    """Whether what `backend` stands for on tensors like x can do what `bidirectional_mamba` needs."""
-    return BACKENDS[choose_backend(backend, x.device.type, x.dtype, state)].both is not None
-
-
 def bidirectional_mamba(
     x: Tensor, z: Tensor, forward: Direction, backward: Direction, *, scale: float = 1.0, backend: str = "auto"
 ) -> Tensor:
-    """A Vim mixer between in_proj and out_proj: x, z (B, L, E) -> scale * (both gated directions' sum), (B, L, E).
-
-    Raises ValueError where `scans_both_at_once` says no.
-    """
+    """x, z (B, L, E) -> scale * the sum of both directions, gated by z (B, L, E)."""
     directions, (rank, state) = (forward, backward), (forward.dt_proj.shape[1], forward.A_log.shape[1])
     u = conv_silu(x, forward, backward)
     projected = [F.linear(u_d, d.x_proj) for u_d, d in zip(u, directions, strict=True)]  # (B, L, R + 2 * N) each
@@ -60,11 +54,12 @@ def bidirectional_mamba(
 
 def conv_silu(x: Tensor, forward: Direction, backward: Direction) -> tuple[Tensor, Tensor]:
     """Depthwise convolution and SiLU: x (B, L, E) -> the same for both directions, the second looking ahead."""
+    parameters = (forward.conv_weight, forward.conv_bias, backward.conv_weight, backward.conv_bias)
+    if can_convolve(x, forward.conv_weight):
+        return conv_silu_cpu(x, *parameters)
     if x.numel() > 0 and _has_triton(x.device.type, x.dtype):
-        both = triton_conv.conv_silu_triton(
-            x, forward.conv_weight, forward.conv_bias, backward.conv_weight, backward.conv_bias
-        )
-        return both[0], both[1]
+        first, second = triton_conv.conv_silu_triton(x, *parameters).unbind(0)
+        return first, second
     (width, channels), sequence = (forward.conv_weight.shape[2], x.shape[2]), x.transpose(1, 2)
     before, behind = F.pad(sequence, (width - 1, 0)), F.pad(sequence, (0, width - 1))  # (B, E, L + K - 1)
     first = F.conv1d(before, forward.conv_weight, forward.conv_bias, groups=channels)
@@ -94,10 +89,27 @@ def scan_both(
 
     Args, an entry for the forward and one for the backward direction: u, delta, z (B, L, E); A_log (E, N); B, C
     (B, L, N); D, delta_bias (E,).
-    Returns: (B, L, E) in u's dtype. Raises ValueError where the backend has no such scan.
+    Returns: (B, L, E) in u's dtype.
     """
     name = choose_backend(backend, z.device.type, u[0].dtype, A_log[0].shape[1])
     both = BACKENDS[name].both
-    if both is None:
-        raise ValueError(f"selective_scan backend {name!r} scans one direction at a time")
-    return both(u, delta, A_log, B, C, D, delta_bias, z, scale=scale)
+    if both is not None:
+        return both(u, delta, A_log, B, C, D, delta_bias, z, scale=scale)
+    sequences = zip(*([x.transpose(1, 2) for x in some] for some in (u, delta, B, C)), strict=True)
+    out = [
+        selective_scan(
+            u_d,
+            delta_d,
+            -torch.exp(A_log[d].float() if A_log[d].dtype != torch.float64 else A_log[d]),
+            B_d,
+            C_d,
+            D[d],
+            z.transpose(1, 2),
+            delta_bias[d],
+            delta_softplus=True,
+            reverse=d == 1,
+            backend=name,
+        )
+        for d, (u_d, delta_d, B_d, C_d) in enumerate(sequences)
+    ]
+    return ((out[0] + out[1]) * scale).transpose(1, 2)

@@ -7,7 +7,7 @@
 #define MAX_TAPS 8
 
 struct conv { /* what cpu_conv.py hands over */
-    int64_t batch, dim, length, taps, reverse, threads;
+    int64_t batch, dim, length, taps, reverse, threads, accumulate; /* the last: grad_x is added to what is there */
     struct view x, out, grad_out, grad_x;
     const float *weight, *bias; /* (dim, taps), (dim,) */
     float *grad_parameters;     /* (batch, dim, taps + 1): weight, bias; [0] gets the sum over the batch */
@@ -75,8 +75,9 @@ static inline __attribute__((always_inline)) void conv_backward_chunk(const stru
         for (int k = 0; k < taps; k++) b->grad_weight[k] += slope[t] * now[t - (taps - 1) + k];
     }
     tile grad_x;
+    if (c->accumulate) load_tile(grad_x, &c->grad_x, p);
     for (int t = 0; t < p->steps; t++) {
-        grad_x[t] = splat(0.0f);
+        if (!c->accumulate) grad_x[t] = splat(0.0f);
         for (int k = 0; k < taps; k++) grad_x[t] += b->weight[k] * slope[t + (taps - 1) - k];
     }
     store_tile(grad_x, &c->grad_x, p);

@@ -1,30 +1,18 @@
-"""Causal depthwise convolution and SiLU by the compiled kernel (cpu_conv.h): one pass over memory instead of eight.
+"""Depthwise convolution and SiLU of both directions of a mixer by the compiled kernel (cpu_conv.h).
 
-Registered as mamba_tbps::causal_conv_silu and mamba_tbps::causal_conv_silu_backward, so torch.compile and torch.export
-see two opaque nodes with gradients. E channels, L sequence, K taps.
+Registered as mamba_tbps::conv_silu and mamba_tbps::conv_silu_backward, so torch.compile and torch.export see two opaque
+nodes with gradients. E channels, L sequence, K taps.
 """
 
-import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.selective_scan.build import KernelUnavailable, load_kernels
-from models.selective_scan.cpu import View, view_of
+from models.selective_scan.cpu_structs import Conv, run, view_of
 
 MAX_TAPS = 8
-_VIEWS = ("x", "out", "grad_out", "grad_x")
-
-
-class _Conv(ctypes.Structure):
-    """struct conv of cpu_conv.h."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batch", "dim", "length", "taps", "reverse", "threads")),
-        *((name, View) for name in _VIEWS),
-        *((name, ctypes.c_void_p) for name in ("weight", "bias", "grad_parameters")),
-    ]
 
 
 def can_convolve(x: Tensor, weight: Tensor) -> bool:
@@ -41,68 +29,73 @@ def can_convolve(x: Tensor, weight: Tensor) -> bool:
         return False
 
 
-@torch.library.custom_op("mamba_tbps::causal_conv_silu", mutates_args=(), device_types="cpu")
-def causal_conv_silu_cpu(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
-    """silu(conv(x)): x (B, L, E), any strides; weight (E, 1, K), bias (E,), float32 -> (B, L, E), contiguous."""
-    out = _like(x)
-    conv = _describe(x, weight.contiguous(), bias.contiguous(), reverse)
-    conv.out = view_of(out.transpose(1, 2))
-    _run(load_kernels()[0].conv_forward, conv)
-    return out
+def conv_silu_cpu(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor) -> tuple[Tensor, Tensor]:
+    """SiLU of a causal depthwise convolution and of one that looks ahead (weight_b, bias_b).
+
+    Args: x (B, L, E), any strides; weights (E, 1, K) and biases (E,) as nn.Conv1d holds them, float32.
+    Returns: (B, L, E) twice, in x's dtype.
+    """
+    return _forward(x, *(each.contiguous() for each in (weight, bias, weight_b, bias_b)))
 
 
-@causal_conv_silu_cpu.register_fake
-def _fake(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
-    return _like(x)
+@torch.library.custom_op("mamba_tbps::conv_silu", mutates_args=(), device_types="cpu")
+def _forward(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor) -> tuple[Tensor, Tensor]:
+    outputs = x.new_empty(x.shape), x.new_empty(x.shape)
+    for out, conv in zip(outputs, _describe(x, weight, bias, weight_b, bias_b), strict=True):
+        conv.out = view_of(out.transpose(1, 2))
+        run(load_kernels()[0].conv_forward, conv)
+    return outputs
 
 
-@torch.library.custom_op("mamba_tbps::causal_conv_silu_backward", mutates_args=(), device_types="cpu")
+@_forward.register_fake
+def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, *grad_out: Tensor) -> tuple[Tensor, ...]:
+    grad_x, grad_parameters = _backward_op(*grad_out, *ctx.saved_tensors)
+    (weight, bias), (weight_b, bias_b) = ((each[:, None, :-1], each[:, -1]) for each in grad_parameters[:, 0])
+    return grad_x, weight, bias, weight_b, bias_b
+
+
+_forward.register_autograd(_backward, setup_context=_setup_context)
+
+
+@torch.library.custom_op("mamba_tbps::conv_silu_backward", mutates_args=(), device_types="cpu")
 def _backward_op(
-    grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, reverse: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    grad_x, grad_parameters = _like(x), _parameter_gradients(x, weight)
-    conv = _describe(x, weight.contiguous(), bias.contiguous(), reverse)
-    conv.grad_out, conv.grad_x = view_of(grad_out.transpose(1, 2)), view_of(grad_x.transpose(1, 2))
-    conv.grad_parameters = grad_parameters.data_ptr()
-    _run(load_kernels()[0].conv_backward, conv)
-    return grad_x, grad_parameters[0, :, None, :-1].clone(), grad_parameters[0, :, -1].clone()
+    grad_out: Tensor, grad_out_b: Tensor, x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x, and of weight and bias (2, B, E, K + 1); in the latter [:, 0] is the sum and the rest memory."""
+    grad_x, grad_parameters = grads = _gradients(x, weight)
+    for d, conv in enumerate(_describe(x, weight, bias, weight_b, bias_b)):
+        own_grad = grad_out if d == 0 else grad_out_b
+        conv.grad_out, conv.grad_x = view_of(own_grad.transpose(1, 2)), view_of(grad_x.transpose(1, 2))
+        conv.accumulate, conv.grad_parameters = d > 0, grad_parameters[d].data_ptr()
+        run(load_kernels()[0].conv_backward, conv)
+    return grads
 
 
 @_backward_op.register_fake
 def _backward_fake(
-    grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, reverse: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _like(x), torch.empty_like(weight), torch.empty_like(bias)
+    grad_out: Tensor, grad_out_b: Tensor, x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor
+) -> tuple[Tensor, Tensor]:
+    return _gradients(x, weight)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, ctx.reverse = inputs
-    ctx.save_for_backward(x, weight, bias)
+def _gradients(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    parameters = (2, x.shape[0], weight.shape[0], weight.shape[-1] + 1)
+    return x.new_empty(x.shape), x.new_empty(parameters, dtype=torch.float32)
 
 
-def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    return (*_backward_op(grad_out, *ctx.saved_tensors, ctx.reverse), None)
-
-
-causal_conv_silu_cpu.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _like(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-def _parameter_gradients(x: Tensor, weight: Tensor) -> Tensor:
-    """Gradients of weight and bias (batch, E, K + 1); [0] is the sum and the rest working memory."""
-    return x.new_empty((x.shape[0], weight.shape[0], weight.shape[-1] + 1), dtype=torch.float32)
-
-
-def _describe(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> _Conv:
-    batch, length, dim = x.shape
-    conv = _Conv(batch, dim, length, weight.shape[-1], reverse, torch.get_num_threads())
-    conv.x, conv.weight, conv.bias = view_of(x.transpose(1, 2)), weight.data_ptr(), bias.data_ptr()
-    return conv
-
-
-def _run(function: Any, conv: _Conv) -> None:
-    if function(ctypes.byref(conv)):
-        raise MemoryError("causal_conv_silu: no memory for the CPU kernel's working space")
+def _describe(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor) -> list[Conv]:
+    """struct conv of each direction, with all that the two passes share."""
+    (batch, length, dim), convs = x.shape, []
+    for reverse, (own_weight, own_bias) in enumerate(((weight, bias), (weight_b, bias_b))):
+        conv = Conv(batch, dim, length, own_weight.shape[-1], reverse, torch.get_num_threads())
+        conv.x, conv.weight, conv.bias = view_of(x.transpose(1, 2)), own_weight.data_ptr(), own_bias.data_ptr()
+        convs.append(conv)
+    return convs

@@ -8,7 +8,8 @@
  *   within a chunk, over its blocks: B and C of the chunk and the sums over channels stay in the L1 cache.
  * - Tasks depend on the shape alone and all sums have a fixed order, so the number of threads changes no digit.
  * - The forward pass keeps the state before each chunk; the backward pass recomputes the chunk from it.
- * - A reversed scan is a negative time stride.
+ * - A reversed scan is a negative time stride. Where a gate follows the sum of two directions, the second scan adds to
+ *   what the first one gave (base), and the gradient of the gate needs the sum (y).
  */
 #include <stdlib.h>
 
@@ -30,12 +31,14 @@ struct scan { /* what cpu.py hands over */
     int64_t batch, dim, length, state, groups, parts, blocks; /* parts per group, blocks per part */
     int64_t softplus, reverse, keep_states, threads;
     struct view u, delta, z, out, grad_out, grad_u, grad_delta, grad_z;
+    struct view base, y; /* added to the scan's result; the sum before the gate: kept if it is there, for grad_z */
     struct small_view B, C;
     const float *A, *D, *bias;        /* (dim, state), (dim,), (dim,); the last two may be NULL */
     float *states;                    /* (tasks, chunks or 1, blocks, padded state, LANES) */
     struct small_view grad_B, grad_C; /* those of part 0, which get the sums over the parts */
     int64_t part_stride;              /* size of one part's gradients of B and C together */
     float *grad_parameters;           /* (batch, dim, state + 2): A, D, bias; [0] gets the sum over the batch */
+    float scale;                      /* of the gate: out = scale * silu(z) * y */
 };
 struct task {
     int64_t batch, group, part, channel, channels; /* first channel and number of channels */
@@ -56,8 +59,8 @@ struct block { /* LANES channels: their parameters, and what the backward pass c
 };
 
 struct work { /* the tiles of one chunk of one block; those from `slope` on belong to the backward pass */
-    tile u, delta, clamped, delta_u, y, z; /* delta after bias and softplus; clamped to the block's range; delta * u */
-    tile slope, gate_slope;                /* derivatives of the softplus and of silu(z) */
+    tile u, delta, clamped, delta_u, y, z, base; /* delta after bias and softplus; clamped to the block's range; * u */
+    tile slope, gate_slope;                      /* derivatives of the softplus and of scale * silu(z) */
     tile grad_out, grad_y, grad_Bu, grad_exponent;
 };
 
@@ -157,7 +160,6 @@ static void load_inputs(struct work *w, const struct scan *s, const struct block
         w->delta[t] = x;
         w->clamped[t] = vmin(vmax(x, b->lowest), b->highest);
         w->delta_u[t] = x * w->u[t];
-        w->y[t] = b->D * w->u[t];
     }
 }
 
@@ -165,12 +167,17 @@ static void load_inputs(struct work *w, const struct scan *s, const struct block
 
 static void forward_chunk(const struct scan *s, const struct task *k, const struct block *b, const struct place *p,
                           const struct place *later, const vec *state, vec *next, coefficients B, coefficients C) {
-    const struct view *const used[] = {&s->u, &s->delta, &s->z, &s->out};
+    const struct view *const used[] = {&s->u, &s->delta, &s->z, &s->out, &s->base};
     struct work w;
     load_inputs(&w, s, b, p, 0);
+    for (int t = 0; t < p->steps; t++) w.y[t] = b->D * w.u[t];
+    if (s->base.data) {
+        load_tile(w.base, &s->base, p);
+        for (int t = 0; t < p->steps; t++) w.y[t] += w.base[t];
+    }
     for (int n = 0, g = 0; n < k->padded_state; n += UNROLL, g++) {
         vec x[UNROLL];
-        prefetch_tiles(used, 4, g, (int)k->padded_state / UNROLL, later);
+        prefetch_tiles(used, 5, g, (int)k->padded_state / UNROLL, later);
         EACH_STATE x[j] = state[n + j];
         vec decay[CHUNK][UNROLL];
         for (int t = 0; t < p->steps; t++) EACH_STATE decay[t][j] = exp2_of_product(w.clamped[t], b->a[n + j]);
@@ -184,8 +191,9 @@ static void forward_chunk(const struct scan *s, const struct task *k, const stru
         }
         if (next) EACH_STATE next[n + j] = x[j];
     }
+    if (s->y.data) store_tile(w.y, &s->y, p);
     if (s->z.data)
-        for (int t = 0; t < p->steps; t++) w.y[t] *= w.z[t] * sigmoid(w.z[t], exp_of_minus_abs(w.z[t]));
+        for (int t = 0; t < p->steps; t++) w.y[t] *= s->scale * w.z[t] * sigmoid(w.z[t], exp_of_minus_abs(w.z[t]));
     store_tile(w.y, &s->out, p);
 }
 
@@ -227,9 +235,10 @@ static struct task task_at(const struct scan *s, int64_t index) {
 
 static struct scan in_scan_order(const struct scan *given) {
     struct scan s = *given;
-    struct view *views[] = {&s.u, &s.delta, &s.z, &s.out, &s.grad_out, &s.grad_u, &s.grad_delta, &s.grad_z};
+    struct view *views[] = {&s.u,          &s.delta,  &s.z,    &s.out, &s.grad_out, &s.grad_u,
+                            &s.grad_delta, &s.grad_z, &s.base, &s.y};
     struct small_view *small[] = {&s.B, &s.C, &s.grad_B, &s.grad_C};
-    for (int i = 0; i < 8 && s.reverse; i++) reverse_time(views[i], s.length);
+    for (int i = 0; i < 10 && s.reverse; i++) reverse_time(views[i], s.length);
     for (int i = 0; i < 4 && s.reverse; i++) {
         if (small[i]->data) small[i]->data += (s.length - 1) * small[i]->time;
         small[i]->time *= -1;

@@ -34,7 +34,7 @@ BACKENDS = {
     "triton": Backend(
         triton_scan.selective_scan_triton, triton_scan.obstacle, "cuda", triton_scan.scan_directions_triton
     ),
-    "cpu": Backend(cpu.selective_scan_cpu, cpu.obstacle, "cpu"),
+    "cpu": Backend(cpu.selective_scan_cpu, cpu.obstacle, "cpu", cpu.scan_directions_cpu),
     "numba": Backend(numba_scan.selective_scan_numba, numba_scan.obstacle, "cpu"),
     "reference": Backend(selective_scan_reference, lambda device_type, dtype, state: None),
 }

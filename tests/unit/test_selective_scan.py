@@ -161,12 +161,15 @@ def test_mixed_dtypes_are_computed_in_float32(u, delta, z):
 @needs_kernel
 def test_custom_operators_are_registered_properly():
     inputs = {name: x.requires_grad_() for name, x in make_inputs(length=18).items()}
-    inputs["B"], inputs["C"] = (inputs[name].detach()[:, None].requires_grad_() for name in "BC")
-    torch.library.opcheck(
-        torch.ops.mamba_tbps.selective_scan.default,
-        (*inputs.values(), True, False, True),
-        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
-    )
+    u, delta, A, B, C, D, z, bias = inputs.values()
+    B, C = (x.detach()[:, None].requires_grad_() for x in (B, C))
+    for directions, reverse in ((1, True), (2, False)):
+        lists = [[x] * directions for x in (u, delta, A, B, C, D, bias)]
+        torch.library.opcheck(
+            torch.ops.mamba_tbps.selective_scan.default,
+            (*lists, z, True, reverse, 0.5, True),
+            test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+        )
 
 
 @needs_kernel

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.mamba_mixer import BidirectionalMambaMixer
 from models.selective_scan import __main__ as doctor
-from models.selective_scan import bidirectional, interface, mamba_ssm, numba_scan, selective_scan, self_test
+from models.selective_scan import interface, mamba_ssm, numba_scan, selective_scan, self_test
 from models.selective_scan.bidirectional import bidirectional_mamba
 from models.selective_scan.reference import selective_scan_reference
 from tests.unit.test_selective_scan import make_inputs, needs_numba
@@ -164,16 +164,6 @@ def test_mamba_ssm_takes_an_empty_batch(install):
     out, *grads = results(make_inputs(batch=0), delta_softplus=True, backend="mamba-ssm")
     assert out.shape == (0, 6, 5)
     assert not any(grad.any() for grad in grads)
-
-
-def test_a_backend_for_one_direction_is_refused_by_name():
-    one = torch.ones(1, 2, 3)
-    two = [torch.ones(3)] * 2
-    with pytest.raises(ValueError, match="'reference' scans one direction at a time"):
-        bidirectional.scan_both(
-            [one] * 2, [one] * 2, [torch.ones(3, 2)] * 2, [one] * 2, [one] * 2, two, two, one, backend="reference"
-        )
-    assert not bidirectional.scans_both_at_once("reference", one, 2)
 
 
 @needs_numba
