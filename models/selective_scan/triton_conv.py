@@ -12,7 +12,7 @@ from torch import Tensor
 from models.selective_scan.triton_scan import on_device_of
 
 TIMES, CHANNELS = 16, 64  # positions and channels per program, forward
-TIMES_BACKWARD, CHANNELS_BACKWARD = 64, 64
+TIMES_BACKWARD, CHANNELS_BACKWARD = 32, 64  # few, as a program takes its positions one after the other
 
 
 def conv_silu_triton(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor) -> Tensor:

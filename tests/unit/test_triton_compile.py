@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from models.mamba_mixer import BidirectionalMambaMixer
-from models.selective_scan import selective_scan, triton_scan
+from models.selective_scan import bidirectional, selective_scan, triton_scan
 from models.selective_scan.interface import BACKENDS
 
 triton = pytest.importorskip("triton")
@@ -62,6 +62,7 @@ def launches(monkeypatch):
         return seen
 
     monkeypatch.setattr(triton_scan, "obstacle", lambda *_: None)
+    monkeypatch.setattr(bidirectional, "can_convolve", lambda *_: False)  # a CPU's kernel, for a CPU's tensors
     monkeypatch.setitem(BACKENDS, "triton", BACKENDS["triton"]._replace(obstacle=lambda *_: None))
     return start
 

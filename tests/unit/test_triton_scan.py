@@ -54,9 +54,11 @@ def test_kernels_in_tritons_interpreter():
 
 
 @pytest.fixture(autouse=True)
-def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several chunks and segments in few steps, which cost a tenth of a second each in the interpreter."""
+def small_and_by_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several chunks and segments in few steps, which cost a tenth of a second each in the interpreter; convolutions
+    by Triton as well, although the tensors are a CPU's."""
     if INTERPRETED:
+        monkeypatch.setattr(bidirectional, "can_convolve", lambda *_: False)
         monkeypatch.setattr(triton_tiles, "CHUNK", 2)
         monkeypatch.setattr(bidirectional.triton_conv, "TIMES_BACKWARD", 4)
 
