@@ -118,47 +118,41 @@ def _forward(
     reverse: bool,
     scale: float,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(out, y before the gate, states before each chunk); the last two are empty unless `keep`, y also without z."""
-    out, y, states = outputs = _forward_outputs(u, A, B, z, keep)
-    first = _empty_like(out, out) if len(u) == 2 and y.numel() == 0 else y  # where the first of two directions goes
+) -> tuple[Tensor, Tensor]:
+    """(out, states before each chunk); the second is empty unless `keep`."""
+    out, states = outputs = _forward_outputs(u, A, B, keep)
     for d, scan in enumerate(_describe(u, delta, A, B, C, D, delta_bias, delta_softplus, reverse, scale)):
         memory = states[d] if keep else states.new_empty(_states_shape(u[d], A[d], B[d], 1))
         scan.keep_states, scan.states = keep, memory.data_ptr()
+        scan.out = view_of(out)
         if d > 0:
-            scan.base = view_of(first)
-        if d < len(u) - 1:
-            scan.out = view_of(first)
-        else:
-            scan.out = view_of(out)
-            if z is not None:
-                scan.z = view_of(z)
-            if y.numel() > 0:
-                scan.y = view_of(y)
+            scan.base = view_of(out)
+        if d == len(u) - 1 and z is not None:
+            scan.z = view_of(z)
         run(_kernel().forward, scan)
     return outputs
 
 
 @_forward.register_fake
 def _forward_fake(u, delta, A, B, C, D, delta_bias, z, delta_softplus, reverse, scale, keep):  # type: ignore[no-untyped-def]
-    return _forward_outputs(u, A, B, z, keep)
+    return _forward_outputs(u, A, B, keep)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *lists, z, ctx.delta_softplus, ctx.reverse, ctx.scale, _ = inputs
     ctx.lengths, ctx.has_z = [len(each) for each in lists], z is not None
-    ctx.save_for_backward(*(x for each in lists for x in each), *([] if z is None else [z]), *output[1:])
+    ctx.save_for_backward(*(x for each in lists for x in each), *([] if z is None else [z]), output[1])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_out: Tensor | None, _y: Tensor | None, _states: Tensor | None) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
     saved = iter(ctx.saved_tensors)
     u, delta, A, B, C, D, delta_bias = ([next(saved) for _ in range(count)] for count in ctx.lengths)
-    z, y, states = next(saved) if ctx.has_z else None, next(saved), next(saved)
+    z, states = next(saved) if ctx.has_z else None, next(saved)
     if grad_out is None:
         return (*([None] * count for count in ctx.lengths), None, None, None, None, None)
     grad_u, grad_delta, grad_z, grad_BC, grad_parameters = _backward_op(
-        grad_out, u, delta, A, B, C, D, delta_bias, z, y, states, ctx.delta_softplus, ctx.reverse, ctx.scale
+        grad_out, u, delta, A, B, C, D, delta_bias, z, states, ctx.delta_softplus, ctx.reverse, ctx.scale
     )
     grad_B, grad_C = grad_BC[:, 0].permute(1, 0, 2, 4, 5, 3)  # (directions, batch, groups, state, length) each
     grad_A, grad_D, grad_bias = grad_parameters[:, 0].split([A[0].shape[1], 1, 1], dim=2)
@@ -181,7 +175,6 @@ def _backward_op(
     D: Sequence[Tensor],
     delta_bias: Sequence[Tensor],
     z: Tensor | None,
-    y: Tensor,
     states: Tensor,
     delta_softplus: bool,
     reverse: bool,
@@ -190,13 +183,18 @@ def _backward_op(
     assert states.numel() > 0, "the forward pass has kept no states"
     grads = _backward_outputs(u, delta, A, B, z)
     grad_u, grad_delta, grad_z, grad_BC, grad_parameters = grads
-    for d, scan in enumerate(_describe(u, delta, A, B, C, D, delta_bias, delta_softplus, reverse, scale)):
+    scans = list(enumerate(_describe(u, delta, A, B, C, D, delta_bias, delta_softplus, reverse, scale)))
+    for d, scan in reversed(scans):
         scan.keep_states, scan.states, scan.grad_out = True, states[d].data_ptr(), view_of(grad_out)
         scan.grad_u, scan.grad_delta = view_of(grad_u[d]), view_of(grad_delta[d])
         if z is not None:
             scan.z = view_of(z)
-            if d == 0:  # the gate comes behind the sum, so that one of the directions gives its whole gradient
-                scan.y, scan.grad_z = view_of(y), view_of(grad_z)
+            if d > 0:  # what it adds to the sum before the gate waits where the first direction puts the gradient of z
+                scan.y = view_of(grad_z)
+            else:
+                scan.grad_z = view_of(grad_z)
+                if len(u) == 2:
+                    scan.base = view_of(grad_z)
         scan.grad_B, scan.grad_C = (small_view_of(each.permute(0, 2, 3, 1)) for each in grad_BC[d, 0])
         scan.part_stride, scan.grad_parameters = grad_BC.stride(1), grad_parameters[d].data_ptr()
         run(_kernel().backward, scan)
@@ -204,17 +202,16 @@ def _backward_op(
 
 
 @_backward_op.register_fake
-def _backward_fake(grad_out, u, delta, A, B, C, D, delta_bias, z, y, states, delta_softplus, reverse, scale):  # type: ignore[no-untyped-def]
+def _backward_fake(grad_out, u, delta, A, B, C, D, delta_bias, z, states, delta_softplus, reverse, scale):  # type: ignore[no-untyped-def]
     return _backward_outputs(u, delta, A, B, z)
 
 
 def _forward_outputs(
-    u: Sequence[Tensor], A: Sequence[Tensor], B: Sequence[Tensor], z: Tensor | None, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    u: Sequence[Tensor], A: Sequence[Tensor], B: Sequence[Tensor], keep: bool
+) -> tuple[Tensor, Tensor]:
     chunks = -(-u[0].shape[2] // CHUNK)
     kept = (len(u), *_states_shape(u[0], A[0], B[0], chunks)) if keep else (0,)
-    y = _empty_like(u[0], u[0]) if keep and z is not None else u[0].new_empty(0)
-    return _empty_like(u[0], u[0]), y, u[0].new_empty(kept, dtype=torch.float32)
+    return _empty_like(u[0], u[0]), u[0].new_empty(kept, dtype=torch.float32)
 
 
 def _backward_outputs(

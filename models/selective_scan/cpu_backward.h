@@ -12,10 +12,13 @@ static inline void backward_states(struct work *w, struct block *b, int n, int s
     }
     for (int t = 0; t < steps; t++) EACH_STATE decay[t][j] = exp2_of_product(w->clamped[t], b->a[n + j]);
     for (int t = 0; t < steps; t++) {
+        vec y = w->y[t];
         EACH_STATE {
             state[t + 1][j] = x[j] = decay[t][j] * x[j] + w->delta_u[t] * B[t][j];
+            y += x[j] * C[t][j];
             grad_C[t][j] += x[j] * w->grad_y[t];
         }
+        w->y[t] = y;
     }
     for (int t = steps - 1; t >= 0; t--) {
         vec grad_Bu = w->grad_Bu[t], grad_exponent = w->grad_exponent[t];
@@ -40,8 +43,8 @@ static inline void backward_states(struct work *w, struct block *b, int n, int s
 static void backward_chunk(const struct scan *s, const struct task *k, struct block *b, const struct place *p,
                            const struct place *later, const vec *start, coefficients B, coefficients C,
                            coefficient_sums grad_B, coefficient_sums grad_C) {
-    const struct view *const used[] = {&s->u,      &s->delta,      &s->z,      &s->y, &s->grad_out,
-                                       &s->grad_u, &s->grad_delta, &s->grad_z};
+    const struct view *const used[] = {&s->u,      &s->delta,      &s->z,      &s->base, &s->grad_out,
+                                       &s->grad_u, &s->grad_delta, &s->grad_z, &s->y};
     struct work w;
     load_inputs(&w, s, b, p, 1);
     load_tile(w.grad_out, &s->grad_out, p);
@@ -56,22 +59,20 @@ static void backward_chunk(const struct scan *s, const struct task *k, struct bl
         b->grad_D += w.grad_y[t] * w.u[t];
     }
     for (int n = 0, g = 0; n < k->padded_state; n += UNROLL, g++) {
-        prefetch_tiles(used, 8, g, (int)k->padded_state / UNROLL, later);
+        prefetch_tiles(used, 9, g, (int)k->padded_state / UNROLL, later);
         backward_states(&w, b, n, p->steps, start, B[g], C[g], grad_B[g], grad_C[g]);
     }
-    for (int t = 0; t < p->steps; t++) { /* the results take the places of u and delta */
+    if (s->y.data) store_tile(w.y, &s->y, p);
+    for (int t = 0; t < p->steps; t++) { /* the results take the places of y, u and delta */
+        if (s->grad_z.data) w.y[t] *= w.grad_out[t] * w.gate_slope[t];
         const vec grad_delta = (w.grad_Bu[t] * w.u[t] + w.grad_exponent[t] * LN_2) * w.slope[t];
         b->grad_bias += grad_delta;
         w.u[t] = w.grad_Bu[t] * w.delta[t] + w.grad_y[t] * b->D;
         w.delta[t] = grad_delta;
     }
+    if (s->grad_z.data) store_tile(w.y, &s->grad_z, p);
     store_tile(w.u, &s->grad_u, p);
     store_tile(w.delta, &s->grad_delta, p);
-    if (s->grad_z.data) {
-        load_tile(w.y, &s->y, p);
-        for (int t = 0; t < p->steps; t++) w.y[t] *= w.grad_out[t] * w.gate_slope[t];
-        store_tile(w.y, &s->grad_z, p);
-    }
 }
 
 static void store_parameters(const struct scan *s, const struct task *k, const struct block *b) {

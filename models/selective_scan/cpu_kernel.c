@@ -9,7 +9,7 @@
  * - Tasks depend on the shape alone and all sums have a fixed order, so the number of threads changes no digit.
  * - The forward pass keeps the state before each chunk; the backward pass recomputes the chunk from it.
  * - A reversed scan is a negative time stride. Where a gate follows the sum of two directions, the second scan adds to
- *   what the first one gave (base), and the gradient of the gate needs the sum (y).
+ *   what the first one gave (base), in the backward pass as well, as the gradient of the gate needs the sum.
  */
 #include <stdlib.h>
 
@@ -31,7 +31,7 @@ struct scan { /* what cpu.py hands over */
     int64_t batch, dim, length, state, groups, parts, blocks; /* parts per group, blocks per part */
     int64_t softplus, reverse, keep_states, threads;
     struct view u, delta, z, out, grad_out, grad_u, grad_delta, grad_z;
-    struct view base, y; /* added to the scan's result; the sum before the gate: kept if it is there, for grad_z */
+    struct view base, y; /* added to the result before the gate; where the backward pass leaves that result, if given */
     struct small_view B, C;
     const float *A, *D, *bias;        /* (dim, state), (dim,), (dim,); the last two may be NULL */
     float *states;                    /* (tasks, chunks or 1, blocks, padded state, LANES) */
@@ -59,8 +59,8 @@ struct block { /* LANES channels: their parameters, and what the backward pass c
 };
 
 struct work { /* the tiles of one chunk of one block; those from `slope` on belong to the backward pass */
-    tile u, delta, clamped, delta_u, y, z, base; /* delta after bias and softplus; clamped to the block's range; * u */
-    tile slope, gate_slope;                      /* derivatives of the softplus and of scale * silu(z) */
+    tile u, delta, clamped, delta_u, y, z; /* delta after bias and softplus; clamped to the block's range; delta * u */
+    tile slope, gate_slope;                /* derivatives of the softplus and of scale * silu(z) */
     tile grad_out, grad_y, grad_Bu, grad_exponent;
 };
 
@@ -143,12 +143,13 @@ static struct block *load_blocks(const struct scan *s, const struct task *k) {
     return blocks;
 }
 
-/* Fills u, delta, clamped, delta_u, z and, for the backward pass, slope. */
+/* Fills u, delta, clamped, delta_u, z, y (as far as it needs no state) and, for the backward pass, slope. */
 static void load_inputs(struct work *w, const struct scan *s, const struct block *b, const struct place *p,
                         int backward) {
     load_tile(w->u, &s->u, p);
     load_tile(w->delta, &s->delta, p);
     if (s->z.data) load_tile(w->z, &s->z, p);
+    if (s->base.data) load_tile(w->y, &s->base, p);
     for (int t = 0; t < p->steps; t++) {
         vec x = w->delta[t] + b->bias;
         if (backward) w->slope[t] = splat(1.0f);
@@ -160,6 +161,7 @@ static void load_inputs(struct work *w, const struct scan *s, const struct block
         w->delta[t] = x;
         w->clamped[t] = vmin(vmax(x, b->lowest), b->highest);
         w->delta_u[t] = x * w->u[t];
+        w->y[t] = b->D * w->u[t] + (s->base.data ? w->y[t] : splat(0.0f));
     }
 }
 
@@ -170,11 +172,6 @@ static void forward_chunk(const struct scan *s, const struct task *k, const stru
     const struct view *const used[] = {&s->u, &s->delta, &s->z, &s->out, &s->base};
     struct work w;
     load_inputs(&w, s, b, p, 0);
-    for (int t = 0; t < p->steps; t++) w.y[t] = b->D * w.u[t];
-    if (s->base.data) {
-        load_tile(w.base, &s->base, p);
-        for (int t = 0; t < p->steps; t++) w.y[t] += w.base[t];
-    }
     for (int n = 0, g = 0; n < k->padded_state; n += UNROLL, g++) {
         vec x[UNROLL];
         prefetch_tiles(used, 5, g, (int)k->padded_state / UNROLL, later);
@@ -191,7 +188,6 @@ static void forward_chunk(const struct scan *s, const struct task *k, const stru
         }
         if (next) EACH_STATE next[n + j] = x[j];
     }
-    if (s->y.data) store_tile(w.y, &s->y, p);
     if (s->z.data)
         for (int t = 0; t < p->steps; t++) w.y[t] *= s->scale * w.z[t] * sigmoid(w.z[t], exp_of_minus_abs(w.z[t]));
     store_tile(w.y, &s->out, p);
