@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bench.timing import take_turns
 from models.selective_scan.interface import choose_backend
 from models.vision_mamba import VisionMamba
+from utils.allocator import keep_freed_memory
 
 WIDTHS = {"tiny": 192, "small": 384, "base": 768}
 BASE_SIZE = 224
@@ -25,6 +26,7 @@ BASE_SIZE = 224
 
 def main() -> None:
     arguments = parse_arguments()
+    keep_freed_memory()  # as in training
     dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
     where = f"{torch.get_num_threads()} CPU threads" if arguments.device == "cpu" else torch.cuda.get_device_name()
     backend = choose_backend("auto", arguments.device, dtype, 16)
