@@ -21,8 +21,11 @@ def can_convolve(x: Tensor, weight: Tensor) -> bool:
         return False
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or weight.dtype != torch.float32:
         return False
-    if weight.shape[-1] > MAX_TAPS or x.numel() == 0:
-        return False
+    return weight.shape[-1] <= MAX_TAPS and x.numel() > 0 and _has_kernel()
+
+
+@torch.compiler.assume_constant_result
+def _has_kernel() -> bool:
     try:
         return bool(load_kernels())
     except KernelUnavailable:
