@@ -1,0 +1,88 @@
+"""The search page in a real browser (Chromium, headless), over HTTP, with a gallery that needs no model.
+
+Whatever a test does, no request may leave for another host and no script may fail: `open_page` checks it at the end.
+"""
+
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from gallery.service import create_app
+from tests.unit.fake_gallery import FakeGallery
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+TIMEOUT_MS = 60_000  # of any step: far more than it takes, also on a busy machine
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = [path for path in map(shutil.which, BROWSERS) if path]
+    if not found:
+        pytest.skip(f"no browser in the path ({', '.join(BROWSERS)}): bash shell/test.sh installs one where it can")
+    expect.set_options(timeout=TIMEOUT_MS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def crops(tiny_benchmark: Path) -> list[Path]:
+    return sorted((tiny_benchmark / "imgs").rglob("*.*"))[:12]
+
+
+@pytest.fixture(scope="module")
+def serve_app() -> Iterator[Callable[..., str]]:
+    """Starts a service in a thread; returns its address."""
+    running = []
+
+    def start(gallery: FakeGallery, **options) -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(create_app(gallery, **options), log_config=None, lifespan="off")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        running.append((server, thread))
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    yield start
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def address(serve_app: Callable[..., str], crops: list[Path]) -> str:
+    return serve_app(FakeGallery(crops))
+
+
+@pytest.fixture
+def open_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Page]]:
+    """Opens an address in a fresh browser window; the address of the usual service unless told otherwise."""
+    contexts, hosts, failures = [], [], []
+
+    def opener(address: str | None = None, **options) -> Page:
+        address = address or request.getfixturevalue("address")
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context.set_default_timeout(TIMEOUT_MS)
+        context.on("request", lambda sent: hosts.append(urlsplit(sent.url).netloc or urlsplit(sent.url).scheme))
+        context.on("weberror", lambda error: failures.append(str(error.error)))
+        contexts.append((context, urlsplit(address).netloc))
+        page = context.new_page()
+        page.on("console", lambda line: failures.append(line.text) if "Content Security" in line.text else None)
+        page.goto(address)
+        return page
+
+    yield opener
+    own = {netloc for _, netloc in contexts} | {"blob"}
+    for context, _ in contexts:
+        context.close()
+    assert set(hosts) - own == set()
+    assert failures == []
