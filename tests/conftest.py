@@ -10,10 +10,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait
 
 import pytest
 
+from dataset.batches import TrainBatch
+from dataset.build import train_loader_of
 from dataset.captions import clean_caption
 from dataset.prepare import main as prepare
 from dataset.synthetic import generate
+from dataset.tokenizer import load_tokenizer
 from utils.config import Config, load_config
+from utils.distributed import start
 
 logging.getLogger("milvus_lite").setLevel(logging.WARNING)  # it still talks when pytest has closed its streams
 
@@ -73,6 +77,15 @@ def debug_config(debug_settings: Callable[..., list[str]]) -> Callable[..., Conf
         return load_config(arguments[1], arguments[3:])
 
     return config
+
+
+@pytest.fixture
+def batch(debug_config: Callable[..., Config]) -> TrainBatch:
+    """The first one of the debug configuration's training set."""
+    config = debug_config()
+    loader = train_loader_of(config, load_tokenizer(config.model.text_encoder.name), start())
+    loader.sampler.set_position(0)
+    return next(iter(loader.batches))
 
 
 def read_split(root: Path, split: str) -> list[dict]:

@@ -58,12 +58,12 @@ def conv_silu(x: Tensor, forward: Direction, backward: Direction) -> tuple[Tenso
     if can_convolve(x, forward.conv_weight):
         return conv_silu_cpu(x, *parameters)
     if x.numel() > 0 and _has_triton(x.device.type, x.dtype):
-        first, second = triton_conv.conv_silu_triton(x, *parameters).unbind(0)
-        return first, second
-    (width, channels), sequence = (forward.conv_weight.shape[2], x.shape[2]), x.transpose(1, 2)
+        return triton_conv.conv_silu_triton(x, *parameters)
+    weight, bias, weight_b, bias_b = (each.to(x.dtype) for each in parameters)
+    (width, channels), sequence = (weight.shape[2], x.shape[2]), x.transpose(1, 2)
     before, behind = F.pad(sequence, (width - 1, 0)), F.pad(sequence, (0, width - 1))  # (B, E, L + K - 1)
-    first = F.conv1d(before, forward.conv_weight, forward.conv_bias, groups=channels)
-    second = F.conv1d(behind, backward.conv_weight.flip(-1), backward.conv_bias, groups=channels)
+    first = F.conv1d(before, weight, bias, groups=channels)
+    second = F.conv1d(behind, weight_b.flip(-1), bias_b, groups=channels)
     return F.silu(first).transpose(1, 2), F.silu(second).transpose(1, 2)
 
 

@@ -9,17 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.selective_scan.triton_scan import on_device_of
+from models.selective_scan.triton_scan import channel_last, on_device_of
 
 TIMES, CHANNELS = 16, 64  # positions and channels per program, forward
 TIMES_BACKWARD, CHANNELS_BACKWARD = 32, 64  # few, as a program takes its positions one after the other
 
 
-def conv_silu_triton(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor) -> Tensor:
+def conv_silu_triton(
+    x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor
+) -> tuple[Tensor, Tensor]:
     """SiLU of a causal depthwise convolution and of one that looks ahead (weight_b, bias_b): as one pass over x.
 
     Args: x (batch, length, dim); weights (dim, 1, K) and biases (dim,) as nn.Conv1d holds them.
-    Returns: (2, batch, length, dim) in x's dtype.
+    Returns: (batch, length, dim) twice, in x's dtype.
     """
     parameters = (weight.flatten(1), bias, weight_b.flatten(1), bias_b)
     x = x if x.stride(2) == 1 else x.contiguous()
@@ -27,35 +29,33 @@ def conv_silu_triton(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, 
 
 
 @torch.library.custom_op("mamba_tbps::triton_conv_silu", mutates_args=())
-def _forward(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor) -> Tensor:
+def _forward(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor) -> tuple[Tensor, Tensor]:
     from models.selective_scan.triton_conv_kernels import conv_forward_kernel
 
     batch, length, dim = x.shape
-    out = x.new_empty((2, batch, length, dim))
-    if out.numel() == 0:
-        return out
-    with on_device_of(x):
-        conv_forward_kernel[(-(-dim // CHANNELS), -(-length // TIMES), batch)](
-            *(x, (weight, weight_b), (bias, bias_b), out, length, dim, *x.stride()[:2]),
-            K=weight.shape[1],
-            TIMES=TIMES,
-            CHANNELS=CHANNELS,
-        )
-    return out
+    u = x.new_empty(x.shape), x.new_empty(x.shape)
+    if x.numel() > 0:
+        with on_device_of(x):
+            conv_forward_kernel[(-(-dim // CHANNELS), -(-length // TIMES), batch)](
+                *(x, (weight, weight_b), (bias, bias_b), u, length, dim, *x.stride()[:2]),
+                K=weight.shape[1],
+                TIMES=TIMES,
+                CHANNELS=CHANNELS,
+            )
+    return u
 
 
 @_forward.register_fake
 def _forward_fake(x, weight, bias, weight_b, bias_b):  # type: ignore[no-untyped-def]
-    return x.new_empty((2, *x.shape))
+    return x.new_empty(x.shape), x.new_empty(x.shape)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, grad_u: Tensor) -> tuple[Tensor, ...]:
-    grad_u = grad_u if grad_u.stride(3) == 1 else grad_u.contiguous()
-    grad_x, grad_weight, grad_bias = _backward_op(grad_u, *ctx.saved_tensors)
+def _backward(ctx: Any, *grad_u: Tensor) -> tuple[Tensor, ...]:
+    grad_x, grad_weight, grad_bias = _backward_op(*channel_last(grad_u), *ctx.saved_tensors)
     return grad_x, grad_weight[0], grad_bias[0], grad_weight[1], grad_bias[1]
 
 
@@ -64,7 +64,7 @@ _forward.register_autograd(_backward, setup_context=_setup_context)
 
 @torch.library.custom_op("mamba_tbps::triton_conv_silu_backward", mutates_args=())
 def _backward_op(
-    grad_u: Tensor, x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor
+    grad_u: Tensor, grad_u_b: Tensor, x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, the weights (2, dim, K) and the biases (2, dim)."""
     from models.selective_scan.triton_conv_kernels import conv_backward_kernel
@@ -77,8 +77,8 @@ def _backward_op(
     if x.numel() > 0:
         with on_device_of(x):
             conv_backward_kernel[(-(-dim // CHANNELS_BACKWARD), segments, batch)](
-                *(grad_u, x, (weight, weight_b), (bias, bias_b), grad_x, grad_weight, grad_bias),
-                *(length, dim, *x.stride()[:2], *grad_u.stride()[:3]),
+                *((grad_u, grad_u_b), x, (weight, weight_b), (bias, bias_b), grad_x, grad_weight, grad_bias),
+                *(length, dim, *x.stride()[:2], *grad_u.stride()[:2]),
                 K=width,
                 TIMES=TIMES_BACKWARD,
                 CHANNELS=CHANNELS_BACKWARD,
@@ -88,5 +88,5 @@ def _backward_op(
 
 
 @_backward_op.register_fake
-def _backward_fake(grad_u, x, weight, bias, weight_b, bias_b):  # type: ignore[no-untyped-def]
+def _backward_fake(grad_u, grad_u_b, x, weight, bias, weight_b, bias_b):  # type: ignore[no-untyped-def]
     return x.new_empty(x.shape), weight.new_empty((2, *weight.shape)), bias.new_empty((2, *bias.shape))

@@ -27,7 +27,7 @@ def silu_slope(x):
 def conv_forward_kernel(
     x, weight, bias, u, length, dim, x_batch, x_time, K: tl.constexpr, TIMES: tl.constexpr, CHANNELS: tl.constexpr
 ):
-    """u (2, batch, length, dim), from TIMES positions and CHANNELS channels of one item per program."""
+    """u, a (batch, length, dim) per direction, from TIMES positions and CHANNELS channels of one item per program."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     t = tl.program_id(1) * TIMES + tl.arange(0, TIMES)[:, None]
     item = tl.program_id(2).to(tl.int64)
@@ -43,14 +43,14 @@ def conv_forward_kernel(
         behind += w * load_row(row, t + (K - 1 - k), length, x_time, exists)
     here = exists & (t < length)
     out = item * length * dim + t * dim + channel
-    tl.store(u + out, before * tl.sigmoid(before), mask=here)
-    tl.store(u + tl.num_programs(2).to(tl.int64) * length * dim + out, behind * tl.sigmoid(behind), mask=here)
+    tl.store(u[0] + out, before * tl.sigmoid(before), mask=here)
+    tl.store(u[1] + out, behind * tl.sigmoid(behind), mask=here)
 
 
 @triton.jit
 def conv_backward_kernel(
     grad_u, x, weight, bias, grad_x, grad_weight, grad_bias,
-    length, dim, x_batch, x_time, grad_direction, grad_batch, grad_time,
+    length, dim, x_batch, x_time, grad_batch, grad_time,
     K: tl.constexpr, TIMES: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of TIMES positions per program, walking through them with the last K values in registers.
@@ -61,7 +61,7 @@ def conv_backward_kernel(
     first = tl.program_id(1) * TIMES
     item = tl.program_id(2).to(tl.int64)
     exists = channel < dim
-    x_row, grad_row = x + item * x_batch + channel, grad_u + item * grad_batch + channel
+    x_row, in_grad = x + item * x_batch + channel, item * grad_batch + channel
     zero = tl.zeros((CHANNELS,), tl.float32)
     shift_0 = tl.load(bias[0] + channel, mask=exists, other=0.0)
     shift_1 = tl.load(bias[1] + channel, mask=exists, other=0.0)
@@ -89,8 +89,8 @@ def conv_backward_kernel(
         for k in tl.static_range(K):
             sum_0 += w_0[k] * xs[k]
             sum_1 += w_1[k] * xs[K - 1 - k]
-        grad_0 = load_row(grad_row, t + K - 1, length, grad_time, exists) * silu_slope(sum_0)
-        grad_1 = load_row(grad_row + grad_direction, t, length, grad_time, exists) * silu_slope(sum_1)
+        grad_0 = load_row(grad_u[0] + in_grad, t + K - 1, length, grad_time, exists) * silu_slope(sum_0)
+        grad_1 = load_row(grad_u[1] + in_grad, t, length, grad_time, exists) * silu_slope(sum_1)
         before += (grad_0,)
         behind += (grad_1,)
         own_0 = tl.where(step < TIMES, grad_0, 0.0)  # each position counts in the sums of one program alone

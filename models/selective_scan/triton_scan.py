@@ -102,7 +102,7 @@ def scan_directions(
     tensors = (*u, *delta, *A, *B, *C, *D, *delta_bias, *([] if z is None else [z]))
     keep_states = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
     delta, z = [_in_dtypes(each) for each in delta], None if z is None else _in_dtypes(z)
-    u, delta, z = _channel_last(u), _channel_last(delta), None if z is None else _channel_last([z])[0]
+    u, delta, z = channel_last(u), channel_last(delta), None if z is None else channel_last([z])[0]
     A, D, delta_bias = ([each.float().contiguous() for each in some] for some in (A, D, delta_bias))
     B, C = ([each.float() for each in some] for some in (B, C))
     options = (delta_softplus, log_A, reverse, scale)
@@ -132,7 +132,7 @@ def _in_dtypes(x: Tensor) -> Tensor:
     return x if x.dtype in DTYPES else x.float()
 
 
-def _channel_last(sequences: Sequence[Tensor]) -> list[Tensor]:
+def channel_last(sequences: Sequence[Tensor]) -> list[Tensor]:
     """With neighbouring channels next to each other in memory, and the same strides in all of them."""
     if all(x.stride(2) == 1 and x.stride() == sequences[0].stride() for x in sequences):
         return list(sequences)

@@ -20,7 +20,6 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import models.targets
 from dataset.batches import to_device
-from dataset.build import train_loader_of
 from dataset.tokenizer import load_tokenizer
 from models.build import build_model, build_momentum_encoder, build_queue, step_settings
 from models.selective_scan import interface, triton_scan
@@ -28,7 +27,6 @@ from tests.unit.test_rerank import NUM_IMAGES, captions, similarity
 from tests.unit.tiny_models import tiny_model
 from train import train_step
 from utils import token_store
-from utils.distributed import start
 from utils.precision import autocast
 from utils.rerank import rerank
 from utils.token_store import TokenStore
@@ -79,14 +77,6 @@ def on_gpu(module):
         is_parameter = isinstance(tensor, nn.Parameter)
         copies[id(tensor)] = nn.Parameter(moved, requires_grad=tensor.requires_grad) if is_parameter else moved
     return copy.deepcopy(module, copies)
-
-
-@pytest.fixture
-def batch(debug_config):
-    config = debug_config()
-    loader = train_loader_of(config, load_tokenizer(config.model.text_encoder.name), start())
-    loader.sampler.set_position(0)
-    return next(iter(loader.batches))
 
 
 def test_what_would_wait_for_the_gpu_is_found(gpu):

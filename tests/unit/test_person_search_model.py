@@ -8,27 +8,17 @@ import torch
 
 import models.targets
 from dataset.batches import Tokens, to_device
-from dataset.build import train_loader_of
 from dataset.tokenizer import load_tokenizer
 from models.build import build_model, build_momentum_encoder, build_queue, step_settings
 from models.person_search import TEMPERATURE_RANGE
 from models.targets import prepare_step
 from train import compute_losses, train_step
-from utils.distributed import start
 from utils.train_state import build_state
 
 VIT = ("model.image_encoder.type=vit", "model.image_encoder.num_heads=4")
 # A bias of the keys adds the same number to all of a query's scores, which the softmax takes out again.
 NO_GRADIENT = re.compile(r"text_encoder\.bert\.encoder\.layer\.\d\.(cross)?attention\.self\.key\.bias")
 VIT_QKV_BIAS = re.compile(r"image_encoder\.blocks\.\d\.attn\.qkv\.bias")  # the middle third is the keys'
-
-
-@pytest.fixture
-def batch(debug_config):
-    config = debug_config()
-    loader = train_loader_of(config, load_tokenizer(config.model.text_encoder.name), start())
-    loader.sampler.set_position(0)
-    return next(iter(loader.batches))
 
 
 @pytest.fixture
