@@ -120,6 +120,7 @@ def test_everything_can_be_done_from_the_keyboard(open_page):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(page.locator(".hit").nth(1)).to_be_focused()  # by the close event, which comes after the dialog is hidden
     assert focused(page).startswith("Result 2,")
 
 
