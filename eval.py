@@ -15,22 +15,22 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 from transformers import BertTokenizer
 
-from dataset.build import eval_loaders_of
 from dataset.loaders import EvalLoaders, build_eval_loaders
 from dataset.perturb import PERTURBATIONS, perturbed_set
+from dataset.run_loaders import eval_loaders_of
 from dataset.tokenizer import load_tokenizer
+from evaluation.comparison import compare_files, comparison_json, comparison_table
+from evaluation.report import Report, make_report, measure_orders, measures_table, save_per_query, save_report
+from evaluation.retrieval import RETRIEVAL_TASKS, Scores, encode_gallery, score_captions
+from evaluation.score_file import save_scores
 from models.build import build_model
 from models.weights import check_complete, initialise, report_table
-from utils.compare import compare_files, comparison_json, comparison_table
 from utils.config import load_config
 from utils.config_schema import Config
 from utils.distributed import shutdown, start
+from utils.files import save_json
 from utils.log import one_line_errors, set_up_logging
 from utils.pretrained import find_weights
-from utils.report import Report, make_report, measure_orders, measures_table, save_per_query, save_report
-from utils.retrieval import RETRIEVAL_TASKS, Scores, encode_gallery, score_captions
-from utils.run_folder import save_json
-from utils.score_file import save_scores
 from utils.seed import seed_everything
 
 logger = logging.getLogger(__name__)

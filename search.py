@@ -23,9 +23,9 @@ from gallery.service_audit import AuditLog
 from gallery.show import as_json, as_table, verdict
 from utils.distributed import shutdown, start
 from utils.errors import UserError
+from utils.files import save_json
 from utils.log import one_line_errors, set_up_logging
 from utils.pretrained import find_weights
-from utils.run_folder import save_json
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,9 +13,11 @@ from rich.console import Console
 from torch import Tensor
 
 from dataset.batches import TrainBatch, to_device
-from dataset.build import eval_loaders_of, train_loader_of
 from dataset.loaders import EvalLoaders
+from dataset.run_loaders import eval_loaders_of, train_loader_of
 from dataset.tokenizer import load_tokenizer
+from evaluation.retrieval import Scores, measure, score_gallery
+from figures.tensorboard import show_examples
 from losses.attribute import attribute_loss
 from losses.itc import contrastive_loss
 from losses.itm import itm_loss, prd_loss
@@ -26,20 +28,9 @@ from models.person_search import PersonSearchModel, TrainInputs, TrainOutput
 from models.queue import FeatureQueue
 from models.targets import StepSettings, Targets, prepare_step
 from models.weights import filled_names, initialise_from, report_table
-from utils.allocator import keep_freed_memory
-from utils.config import Config, load_config
-from utils.distributed import Process, gather, gather_objects, shutdown, start
-from utils.dry_run import check
-from utils.log import one_line_errors
-from utils.parallel import averaging, mixed_parameters, spread, whole_layers
-from utils.precision import autocast
-from utils.pretrained import find_weights
-from utils.retrieval import Scores, measure, score_gallery
-from utils.run_folder import checkpoint_to_resume, open_run_folder
-from utils.seed import make_deterministic, seed_everything
-from utils.signals import StopAsked, hidden_from_children
-from utils.tensorboard_images import show_examples
-from utils.train_loop import (
+from training.allocator import keep_freed_memory
+from training.dry_run import check
+from training.loop import (
     LossReader,
     Run,
     TrainingBar,
@@ -51,7 +42,16 @@ from utils.train_loop import (
     shares_of,
     split,
 )
-from utils.train_state import TrainState, build_state, check_weights, read_state, restore_state, save_model, save_state
+from training.parallel import averaging, mixed_parameters, spread, whole_layers
+from training.run_folder import checkpoint_to_resume, open_run_folder
+from training.state import TrainState, build_state, check_weights, read_state, restore_state, save_model, save_state
+from utils.config import Config, load_config
+from utils.distributed import Process, gather, gather_objects, shutdown, start
+from utils.log import one_line_errors
+from utils.precision import autocast
+from utils.pretrained import find_weights
+from utils.seed import make_deterministic, seed_everything
+from utils.signals import StopAsked, hidden_from_children
 
 logger = logging.getLogger(__name__)
 NO_OTHERS: Mapping[str, Tensor] = MappingProxyType({})
@@ -210,7 +210,7 @@ def train_step(
     """One optimiser step, over train.accumulate parts of the batch one after the other.
 
     Returns: detached scalar losses by key, with their weighted sum as "total"; averaged over the processes they are
-    those of the whole batch (`utils.train_loop.shares_of`).
+    those of the whole batch (`training.loop.shares_of`).
     """
     device, weights = batch.person_id.device, vars(config.losses.weights)
     parts = split(batch, config.train.accumulate)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bench.timing import take_turns
 from models.selective_scan.interface import choose_backend
 from models.vision_mamba import VisionMamba
-from utils.allocator import keep_freed_memory
+from training.allocator import keep_freed_memory
 
 WIDTHS = {"tiny": 192, "small": 384, "base": 768}
 BASE_SIZE = 224

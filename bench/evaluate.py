@@ -1,4 +1,4 @@
-"""Re-ranking: image by image (`utils.rerank`) against the published loop over queries (`bench.plain_rerank`).
+"""Re-ranking: image by image (`evaluation.rerank`) against the published loop over queries (`bench.plain_rerank`).
 
     python -m bench.evaluate                  a few minutes on two CPU cores
     python -m bench.evaluate --device cuda    and the whole evaluation at the size of CUHK-PEDES
@@ -37,11 +37,11 @@ from bench.rerank_runs import (
     run_plain,
     time_in_turns,
 )
+from evaluation.retrieval import score_gallery
 from models.bert_layers import BertSizes
 from utils.distributed import Process
 from utils.log import set_up_logging
 from utils.precision import best_precision
-from utils.retrieval import score_gallery
 
 TOKENS_PER_IMAGE = 197  # 224 px
 CUHK_PEDES = (3074, 6156)  # images and captions of its test split

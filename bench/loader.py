@@ -39,11 +39,11 @@ from dataset.batches import Tokens, TrainBatch
 from dataset.captions import clean_caption
 from dataset.images import open_images
 from dataset.loaders import TrainLoader, build_train_loader
-from dataset.person_search import load_train_set
 from dataset.records import Record, parse_record, read_json_list, read_records
-from dataset.synthetic import generate
+from dataset.sets import load_train_set
+from dataset.synthpedes.generate import generate
 from dataset.tokenizer import load_tokenizer
-from utils.allocator import keep_freed_memory
+from training.allocator import keep_freed_memory
 from utils.log import one_line_errors, set_up_logging
 
 MAX_WORDS = 90

@@ -1,4 +1,4 @@
-"""Re-ranking as the published evaluation does it: the definition that `utils.rerank` is measured against.
+"""Re-ranking as the published evaluation does it: the definition that `evaluation.rerank` is measured against.
 
 Query by query: the caption padded to the longest that may occur, repeated for each of its k candidates; their tokens
 fetched from host memory; keys and values computed anew; attention written out (`bench.plain_bert`). L tokens of a

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from dataset.batches import CaptionBatch, ImageBatch, Tokens, collate
+from evaluation.retrieval import RETRIEVAL_TASKS
 from models.bert_layers import BertSizes
 from models.pair_scorer import PairScorer
 from models.person_search import PersonSearchModel
 from models.text_encoder import TextEncoder
 from models.vision_mamba import VisionMamba
-from utils.retrieval import RETRIEVAL_TASKS
 
 IMAGE_WIDTH = 768
 MAX_WORDS = 90  # of CUHK-PEDES

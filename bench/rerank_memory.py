@@ -13,11 +13,11 @@ import torch
 from rich.console import Console
 
 from bench.rerank_cases import IMAGE_WIDTH, NARROW, captions, matching_model
+from evaluation.report import make_report
+from evaluation.rerank import BLOCK_BYTES, rerank, top_candidates
+from evaluation.retrieval import Scores
+from evaluation.token_store import TokenStore
 from models.bert_layers import BertSizes
-from utils.report import make_report
-from utils.rerank import BLOCK_BYTES, rerank, top_candidates
-from utils.retrieval import Scores
-from utils.token_store import TokenStore
 
 IMAGE_TOKENS = 577  # 384 px
 TOP_K = 128

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from bench.plain_rerank import plain_rerank
 from bench.rerank_cases import MAX_WORDS, Case, people_of
+from evaluation.bootstrap import confidence_intervals
+from evaluation.metrics import measure_queries, percentages
+from evaluation.rerank import rerank, top_candidates
+from evaluation.token_store import TokenStore
 from models.person_search import PersonSearchModel
-from utils.bootstrap import confidence_intervals
-from utils.metrics import measure_queries, percentages
 from utils.precision import autocast, best_precision
-from utils.rerank import rerank, top_candidates
-from utils.token_store import TokenStore
 
 FP32_LIMIT, AUTO_LIMIT = 1e-4, 0.02  # largest difference of a score to the plain loop's
 TURNS = 3

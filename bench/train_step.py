@@ -36,10 +36,10 @@ from dataset.batches import Tokens, TrainBatch, collate, to_device
 from dataset.tokenizer import load_tokenizer
 from models.build import build_model, build_momentum_encoder, build_queue, step_settings
 from models.targets import StepSettings
-from utils.allocator import keep_freed_memory
+from training.allocator import keep_freed_memory
+from training.state import TrainState, build_state
 from utils.config import Config, load_config
 from utils.precision import best_precision
-from utils.train_state import TrainState, build_state
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 WITHOUT_DROPOUT = [

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from dataset.batches import TrainBatch, collate
 from dataset.images import CachedImages, start_worker
-from dataset.person_search import CaptionSet, GallerySet, TrainSet
+from dataset.sets import CaptionSet, GallerySet, TrainSet
 from utils.errors import UserError
 
 BATCHES_AHEAD = 2
@@ -89,7 +89,7 @@ class TrainLoader(NamedTuple):
 
 
 class EvalLoaders(NamedTuple):
-    """All rows in the sets' order, on every process; each takes its share of them (utils/retrieval.py)."""
+    """All rows in the sets' order, on every process; each takes its share of them (evaluation/retrieval.py)."""
 
     gallery: DataLoader  # yields ImageBatch
     captions: DataLoader  # yields CaptionBatch

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from transformers import BertTokenizer
 
-from dataset.person_search import CaptionSet, encode_captions
+from dataset.sets import CaptionSet, encode_captions
 from utils.errors import UserError
 
 SEED = 0

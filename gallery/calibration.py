@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataset.build import eval_loaders_of
+from dataset.run_loaders import eval_loaders_of
+from evaluation.retrieval import Scores, score_gallery
 from gallery.calibration_file import Calibration, OrderCalibration
 from gallery.encode import Encoder, config_of, stamp_of
 from utils.distributed import Process
 from utils.errors import UserError
-from utils.retrieval import Scores, score_gallery
 
 THRESHOLD = 0.5  # of the probability: both kinds of examples are equally many
 HALVINGS = 20

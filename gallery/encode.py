@@ -16,17 +16,17 @@ from torchvision.transforms.v2.functional import resize
 
 from dataset.captions import clean_caption
 from dataset.tokenizer import Encoded, encode, load_tokenizer
+from evaluation.retrieval import RETRIEVAL_TASKS
 from gallery.answers import CannotAnswer
 from gallery.chunks import chunk_probabilities
 from gallery.manifest import CheckpointStamp, Manifest
 from gallery.pictures import upright
 from models.build import build_model
 from models.weights import check_complete, initialise
-from utils.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint
 from utils.config import Config, load_config, stored_config
 from utils.errors import UserError
 from utils.precision import autocast
-from utils.retrieval import RETRIEVAL_TASKS
 
 BYTES_AT_A_TIME = 2**24
 

@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 
+from figures.style import GREY, INK, PIXELS_PER_INCH, new_figure
 from gallery.answers import Answer, Hit
 from gallery.pictures import UnreadablePicture, decode
 from gallery.show import SCORES, confidence
 from utils.errors import UserError
-from utils.figure_style import GREY, INK, PIXELS_PER_INCH, new_figure
 
 COLUMNS = 10
 TILE_INCHES, GAP_INCHES, MARGIN_INCHES = 0.95, 0.14, 0.2

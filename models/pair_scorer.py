@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from models.text_encoder import TextEncoder
 from utils.memory import cut
-from utils.token_store import product_dtype
+from utils.precision import product_dtype
 
 TOKENS_ENCODED_AT_A_TIME = 8192
 MOST_ROWS = 2**15  # of one call of attention; on a GPU they are blocks of a grid, whose number is limited

@@ -25,7 +25,7 @@ cd "$REPOSITORY"
 DATA=data/synthpedes
 RUN=output/demo
 
-step "$PYTHON" -m dataset.synthetic "$DATA" --format CUHK-PEDES --people-train 1300 --people-val 25 --people-test 50
+step "$PYTHON" -m dataset.synthpedes "$DATA" --format CUHK-PEDES --people-train 1300 --people-val 25 --people-test 50
 step "$PYTHON" -m dataset.prepare CUHK-PEDES "$DATA"
 if [[ -e $RUN/last.pth ]]; then
   step "$PYTHON" train.py --config configs/demo.yaml --output "$RUN" --resume "$@"
@@ -33,8 +33,8 @@ else
   step "$PYTHON" train.py --config configs/demo.yaml --output "$RUN" "$@"
 fi
 step "$PYTHON" eval.py --config "$RUN/config.yaml" --checkpoint "$RUN/best.pth" --output "$RUN" --save-scores
-step "$PYTHON" -m utils.figures curves "$RUN"
-step "$PYTHON" -m utils.figures retrievals "$RUN" --config "$RUN/config.yaml"
+step "$PYTHON" -m figures curves "$RUN"
+step "$PYTHON" -m figures retrievals "$RUN" --config "$RUN/config.yaml"
 "$PYTHON" -c 'import json, sys; print(*(record["file_path"] for record in json.load(open(sys.argv[1]))), sep="\n")' \
   "$DATA/processed_data/test.json" > "$RUN/gallery.txt"
 step "$PYTHON" search.py calibrate --checkpoint "$RUN/best.pth"

@@ -11,18 +11,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait
 import pytest
 
 from dataset.batches import TrainBatch
-from dataset.build import train_loader_of
 from dataset.captions import clean_caption
 from dataset.prepare import main as prepare
-from dataset.synthetic import generate
+from dataset.run_loaders import train_loader_of
+from dataset.synthpedes.generate import generate
 from dataset.tokenizer import load_tokenizer
+from tests.helpers.paths import DEBUG_CONFIG
 from utils.config import Config, load_config
 from utils.distributed import start
 
 logging.getLogger("milvus_lite").setLevel(logging.WARNING)  # it still talks when pytest has closed its streams
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-DEBUG_CONFIG = REPOSITORY / "configs" / "debug.yaml"
 PEOPLE = {"train": 6, "val": 3, "test": 4}
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,12 @@ def gradient_scaler(device: torch.device, precision: str) -> torch.amp.GradScale
     """Keeps small gradients from vanishing in fp16; passes them on as they are in every other precision."""
     chosen = best_precision(device.type) if precision == "auto" else precision
     return torch.amp.GradScaler(device.type, enabled=chosen == "fp16")
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """In which matrix products of x are computed here: autocast's dtype, or its own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 @cache

@@ -15,7 +15,7 @@ import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from gallery.service import create_app
-from tests.unit.fake_gallery import FakeGallery
+from tests.helpers.fake_gallery import FakeGallery
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 TIMEOUT_MS = 60_000  # of any step: far more than it takes, also on a busy machine

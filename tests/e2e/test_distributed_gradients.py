@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
-from tests.conftest import REPOSITORY
-from tests.e2e.gradients import STOPPED, losses_and_gradients
-from tests.e2e.runs import log_lines, train_command
-from utils.checkpoint import load_checkpoint
+from tests.helpers.gradients import STOPPED, losses_and_gradients
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.runs import log_lines, train_command
+from training.checkpoint import load_checkpoint
 
 LAUNCHED = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 PAIRS_OF_A_PART = ("itm", "attribute")  # their negatives come from the same process's part of the batch
@@ -45,7 +45,7 @@ def on_two(arguments):
         "half": arguments("half", "train.batch_size=6", "train.stop_after_steps=1"),
     }
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [*LAUNCHED, "-m", "tests.e2e.gradients", str(arguments.folder), json.dumps(runs)]
+    command = [*LAUNCHED, "-m", "tests.helpers.gradients", str(arguments.folder), json.dumps(runs)]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return {name: [torch.load(arguments.folder / f"{name}-{rank}.pth") for rank in (0, 1)] for name in runs}

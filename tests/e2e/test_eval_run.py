@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.build import split_records
 from dataset.captions import clean_caption
 from dataset.images import read_image
+from dataset.run_loaders import split_records
 from dataset.tokenizer import encode, load_tokenizer
 from models.build import build_model
 from models.person_search import PersonSearchModel
 from models.weights import initialise
 from tests.conftest import PEOPLE
-from tests.e2e.runs import eval_command, refused, train_and_record
+from tests.helpers.runs import eval_command, refused, train_and_record
 
 TOP_K = 3
 MEASURES = ("R1", "R5", "R10", "mAP", "mINP")

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import train
-import utils.checkpoint
-from tests.conftest import DEBUG_CONFIG, REPOSITORY, read_split
-from tests.e2e.runs import copy_of, eval_command, refused, train_and_record, train_command, write_split
-from utils.checkpoint import load_checkpoint
+import training.checkpoint
+from tests.conftest import read_split
+from tests.helpers.paths import DEBUG_CONFIG, REPOSITORY
+from tests.helpers.runs import copy_of, eval_command, refused, train_and_record, train_command, write_split
+from training.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +243,7 @@ def test_disk_full_while_saving(debug_settings, started, half_run, monkeypatch, 
         file.write(b"part of it")
         raise error
 
-    monkeypatch.setattr(utils.checkpoint.torch, "save", full)
+    monkeypatch.setattr(training.checkpoint.torch, "save", full)
     message = refused(train_command, [*debug_settings(), "--output", str(started), "--resume"], capsys)
     assert f"cannot write checkpoint {started}" in message
     assert ("No space left" in message) or ("PytorchStreamWriter failed" in message)

@@ -10,19 +10,19 @@ import torch
 from PIL import Image
 
 import search
-from dataset.build import eval_loaders_of
+from dataset.run_loaders import eval_loaders_of
 from dataset.tokenizer import load_tokenizer
+from evaluation.metrics import rank_gallery
+from evaluation.retrieval import score_gallery
 from gallery import Gallery
 from gallery.build import Request, build_index
 from gallery.encode import Encoder
 from gallery.segments import image_id
 from gallery.store import Store
 from tests.conftest import read_split
-from tests.e2e.runs import refused
-from tests.e2e.search_runs import answers, save_random_model, search_command
+from tests.helpers.runs import refused
+from tests.helpers.search_runs import answers, save_random_model, search_command
 from utils.distributed import Process
-from utils.metrics import rank_gallery
-from utils.retrieval import score_gallery
 
 CPU = Process(0, 1, 0, torch.device("cpu"))
 TOP_K = 3

@@ -20,9 +20,10 @@ from gallery.encode import Encoder
 from gallery.scan import Unreadable
 from gallery.segments import image_id, image_number
 from gallery.store import Store
-from tests.conftest import REPOSITORY, read_split
-from tests.e2e.runs import refused
-from tests.e2e.search_runs import answers, save_random_model, search_command
+from tests.conftest import read_split
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.runs import refused
+from tests.helpers.search_runs import answers, save_random_model, search_command
 from utils.distributed import Process
 
 LAUNCHED = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -139,7 +140,7 @@ def test_two_processes_make_the_index_of_one(checkpoint, images, tmp_path):
     folder = Path(shutil.copytree(images, tmp_path / "images"))
     (folder / "broken.jpg").write_bytes(b"no picture")
     common = ["--images", str(folder), "--checkpoint", str(checkpoint), "--tokens", "yes"]
-    command = [*LAUNCHED, "-m", "tests.e2e.search_runs", "4", "index", *common, "--index", str(tmp_path / "two")]
+    command = [*LAUNCHED, "-m", "tests.helpers.search_runs", "4", "index", *common, "--index", str(tmp_path / "two")]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

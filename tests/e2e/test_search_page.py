@@ -5,8 +5,8 @@ import threading
 import pytest
 from playwright.sync_api import expect
 
-from tests.e2e.search_page import SENTENCE, focused, heat, screenshot, search
-from tests.unit.fake_gallery import COLUMNS, ROWS, FakeGallery
+from tests.helpers.fake_gallery import COLUMNS, ROWS, FakeGallery
+from tests.helpers.search_page import SENTENCE, focused, heat, screenshot, search
 
 
 def test_search_open_a_result_and_see_where_the_model_looks(open_page, crops, tmp_path):

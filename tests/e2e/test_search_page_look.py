@@ -3,8 +3,8 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.e2e.search_page import assert_nothing_sticks_out, screenshot, search
-from tests.unit.fake_gallery import FakeGallery
+from tests.helpers.fake_gallery import FakeGallery
+from tests.helpers.search_page import assert_nothing_sticks_out, screenshot, search
 
 NARROW = {"width": 375, "height": 740}
 TOKEN = "correct-horse-battery"

@@ -15,7 +15,7 @@ from gallery.build import Request, build_index, remove_images
 from gallery.segments import image_id
 from gallery.service import create_app
 from tests.conftest import read_split
-from tests.e2e.search_runs import save_random_model
+from tests.helpers.search_runs import save_random_model
 from utils.distributed import Process
 
 CPU = Process(0, 1, 0, torch.device("cpu"))

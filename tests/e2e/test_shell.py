@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 SCRIPTS = sorted((REPOSITORY / "shell").glob("*.sh"))
 # Files of the repository: not globs (*-eval.sh), nor what is made in another folder ($RUN/config.yaml)

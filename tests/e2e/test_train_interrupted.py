@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import train
-from tests.e2e.runs import log_lines, refused, train_and_record, train_command
-from utils.checkpoint import load_checkpoint
+from tests.helpers.runs import log_lines, refused, train_and_record, train_command
+from training.checkpoint import load_checkpoint
 
 STEPS_PER_EPOCH = 3
 

@@ -10,8 +10,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dataset.loaders import EpochBatches
-from tests.e2e.runs import refused, train_and_record, train_command
-from utils.train_loop import LossReader
+from tests.helpers.runs import refused, train_and_record, train_command
+from training.loop import LossReader
 
 
 def test_check_tells_what_a_run_takes_and_leaves_nothing(debug_settings, tmp_path, capsys):

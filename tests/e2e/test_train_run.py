@@ -7,7 +7,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.e2e.runs import (
+from tests.helpers.runs import (
     copy_of,
     eval_command,
     log_lines,

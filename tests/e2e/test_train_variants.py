@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from dataset.prepare import main as prepare
-from dataset.synthetic import generate
+from dataset.synthpedes.generate import generate
 from tests.conftest import read_split
-from tests.e2e.runs import (
+from tests.helpers.runs import (
     copy_of,
     eval_command,
     log_lines,

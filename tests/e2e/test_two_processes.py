@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import REPOSITORY
-from tests.e2e.runs import eval_command, log_lines, train_and_record
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.runs import eval_command, log_lines, train_and_record
 
 LAUNCHED = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
@@ -34,7 +34,7 @@ def trained(debug_settings, tmp_path_factory) -> Path:
     """Folder of an epoch of two steps, in batches of 6 on each process."""
     folder = tmp_path_factory.mktemp("two")
     settings = debug_settings("train.batch_size=6", "train.epochs=1")
-    run("-m", "tests.e2e.two_processes", str(folder), *settings, "--output", str(folder / "run"))
+    run("-m", "tests.helpers.two_processes", str(folder), *settings, "--output", str(folder / "run"))
     return folder
 
 
@@ -77,7 +77,7 @@ def test_evaluation_gives_what_one_process_gives(trained, debug_settings, tmp_pa
 
 def test_a_killed_process_comes_back_and_the_run_ends_as_if_nothing_had_happened(trained, debug_settings, tmp_path):
     settings = debug_settings("train.batch_size=6", "train.epochs=1", "train.checkpoint_every_steps=1")
-    run("-m", "tests.e2e.killed_once", str(tmp_path), *settings, "--output", str(tmp_path / "run"), max_restarts=1)
+    run("-m", "tests.helpers.killed_once", str(tmp_path), *settings, "--output", str(tmp_path / "run"), max_restarts=1)
     assert (tmp_path / "killed").read_text() == "rank 1 after step 1"
     own, other = (torch.load(folder / "run" / "last.pth", weights_only=True) for folder in (tmp_path, trained))
     assert (own["step"], own["epoch"]) == (other["step"], other["epoch"]) == (2, 1)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import eval as evaluation
+from tests.helpers.paths import CONFIGS
 from tests.parity.vectors import FOLDER
 from utils.errors import UserError
 
 CASE = FOLDER / "eval_cli" / "rasa_cli_a"
-CONFIGS = Path(__file__).parents[2] / "configs"
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
 
 

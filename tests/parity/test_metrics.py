@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from evaluation.metrics import Metrics, mean_metrics, measure_queries, rank_gallery, retrieval_metrics
 from tests.parity.vectors import load_case
-from utils.metrics import Metrics, mean_metrics, measure_queries, rank_gallery, retrieval_metrics
 
 
 def assert_measures(metrics: Metrics, published: dict[str, float], share: float = 1.0) -> None:

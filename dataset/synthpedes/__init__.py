@@ -1,0 +1,1 @@
+"""SynthPedes: drawn pedestrians with captions, in the format of the three benchmarks."""

@@ -1,0 +1,242 @@
+"""SynthPedes: a benchmark of drawn pedestrians on disk, in the format of CUHK-PEDES, ICFG-PEDES or RSTPReid.
+
+    python -m dataset.synthpedes data/synth --format CUHK-PEDES --people-train 400 --people-val 50 --people-test 60
+
+writes the annotation file and imgs/ (then: bash shell/data_process.sh CUHK-PEDES data/synth), and synthetic.json with
+the arguments and everybody's attributes. Equal arguments give equal bytes, whatever the number of workers.
+"""
+
+import argparse
+import logging
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from dataset.benchmarks import BENCHMARKS, SPLITS, Benchmark
+from dataset.benchmarks import benchmark as benchmark_named
+from dataset.synthpedes.body import sample_look
+from dataset.synthpedes.captions import write_caption
+from dataset.synthpedes.figure import draw_picture
+from dataset.synthpedes.files import clear, finish, holds, image_path, record
+from dataset.synthpedes.people import Person, sample_people
+from dataset.synthpedes.views import sample_view
+from utils.errors import UserError
+from utils.log import one_line_errors, progress, set_up_logging
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # raise it whenever equal arguments give other files than before
+PEOPLE_PER_TASK = 8
+
+
+class Drawing(NamedTuple):
+    """What a worker needs to know beside the people."""
+
+    images: Path  # the imgs/ folder
+    benchmark: Benchmark
+    images_per_person: int
+    captions_per_image: int
+    seed: int
+    size_px: tuple[int, int]  # height, largest width
+
+
+class Member(NamedTuple):
+    """A person of the benchmark."""
+
+    person_id: int
+    split: str
+    person: Person
+    resembles: int | None  # id of the person that this one was drawn to resemble
+
+
+def generate(
+    out: Path,
+    *,
+    benchmark: str,
+    people: dict[str, int],
+    images_per_person: int,
+    captions_per_image: int,
+    seed: int,
+    size_px: tuple[int, int],
+    workers: int,
+    lookalikes: float = 0.3,
+) -> None:
+    """Write a benchmark into a folder, or leave it as it is where it holds the same one already.
+
+    Args:
+        out: folder, made if need be.
+        benchmark: whose format to write: CUHK-PEDES, ICFG-PEDES or RSTPReid.
+        people: how many people by split (train, val, test); ICFG-PEDES has no val.
+        images_per_person, captions_per_image: at least 1.
+        seed: everything drawn follows from it.
+        size_px: (height, largest width) of the images; the width varies from three quarters of the largest up to it.
+        workers: processes that draw; 1 draws in this one.
+        lookalikes: share in [0, 0.9] of people who differ from another of their split in one or two attributes only.
+    Raises: UserError for arguments that cannot be met and for folders that hold something else.
+    """
+    chosen = benchmark_named(benchmark)
+    _check(chosen, people, images_per_person, captions_per_image, size_px, workers, lookalikes)
+    counts = {split: people.get(split, 0) for split in SPLITS}
+    arguments = {
+        "benchmark": benchmark,
+        "people": counts,
+        "images_per_person": images_per_person,
+        "captions_per_image": captions_per_image,
+        "seed": seed,
+        "size_px": list(size_px),
+        "lookalikes": lookalikes,
+    }
+    made = {"version": VERSION, "arguments": arguments}
+    if holds(out, chosen, made):
+        logger.info("%s holds this SynthPedes already: nothing to do", out)
+        return
+    clear(out, chosen)
+    start = time.monotonic()
+    members = _draw_members(counts, lookalikes, seed)
+    drawing = Drawing(out / "imgs", chosen, images_per_person, captions_per_image, seed, size_px)
+    records = _draw_all(drawing, members, workers)
+    told = [
+        {"id": m.person_id, "split": m.split, "resembles": m.resembles, "attributes": vars(m.person)} for m in members
+    ]
+    finish(out, chosen, records, made | {"people": told})
+    speed = len(records) / (time.monotonic() - start)
+    logger.info("%s: %d images of %d people, %.0f images/s", out, len(records), len(members), speed)
+
+
+def _check(
+    benchmark: Benchmark,
+    people: dict[str, int],
+    images_per_person: int,
+    captions_per_image: int,
+    size_px: tuple[int, int],
+    workers: int,
+    lookalikes: float,
+) -> None:
+    """Raise UserError for the first argument that cannot be met."""
+    if set(people) - set(SPLITS) or min(people.values(), default=0) < 0 or not sum(people.values()):
+        raise UserError(f"people must be counts of {', '.join(SPLITS)}, at least 0 and not all 0, got {people}")
+    if people.get("val") and not benchmark.splits["val"].people:
+        raise UserError(f"{benchmark.name} has no validation people: leave val at 0 (training holds some out of train)")
+    counts = {"images per person": images_per_person, "captions per image": captions_per_image, "workers": workers}
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"{name} must be at least 1, not {count}")
+    height, width = size_px
+    if not (32 <= height <= 2048 and height / 4 <= width <= height):
+        raise UserError(f"size must be 32 to 2048 px high and a quarter to once as wide, not {height} x {width}")
+    if not 0 <= lookalikes <= 0.9:
+        raise UserError(f"lookalikes must be in [0, 0.9], not {lookalikes}")
+
+
+def _draw_members(people: dict[str, int], lookalikes: float, seed: int) -> list[Member]:
+    """Everybody, with ids from 1 through train, val and test."""
+    members: list[Member] = []
+    taken: set[Person] = set()
+    for split, count in people.items():
+        first = len(members) + 1
+        for person, resembles in sample_people(count, lookalikes, taken, Random(f"{seed}/{split}")):
+            same = None if resembles is None else first + resembles
+            members.append(Member(len(members) + 1, split, person, same))
+    return members
+
+
+def _draw_all(drawing: Drawing, members: list[Member], workers: int) -> list[dict[str, Any]]:
+    """Draw everybody's pictures; the annotation records in order of ids."""
+    tasks = [members[i : i + PEOPLE_PER_TASK] for i in range(0, len(members), PEOPLE_PER_TASK)]
+    records: list[dict[str, Any]] = []
+    with progress[None](len(members) * drawing.images_per_person, "drawing SynthPedes", unit="images") as bar:
+        for part in _results(drawing, tasks, workers):
+            records += part
+            bar.advance(len(part))
+    return records
+
+
+def _results(drawing: Drawing, tasks: list[list[Member]], workers: int) -> Iterator[list[dict[str, Any]]]:
+    workers = min(workers, len(tasks))
+    if workers == 1:
+        yield from map(partial(draw_people, drawing), tasks)
+        return
+    # Started afresh, not forked: a live progress bar runs a thread, which a fork would cut in two.
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        yield from pool.map(partial(draw_people, drawing), tasks)
+
+
+def draw_people(drawing: Drawing, members: list[Member]) -> list[dict[str, Any]]:
+    """Draw some people's pictures, write them, and return their annotation records."""
+    return [_draw_view(drawing, member, view) for member in members for view in range(drawing.images_per_person)]
+
+
+def _draw_view(drawing: Drawing, member: Member, number: int) -> dict[str, Any]:
+    """Draw, write and describe one picture."""
+    look = sample_look(Random(f"{drawing.seed}/{member.person_id}"))
+    rng = Random(f"{drawing.seed}/{member.person_id}/{number}")
+    view = sample_view(member.person, rng)
+    captions = [write_caption(member.person, view, rng) for _ in range(drawing.captions_per_image)]
+    height, widest = drawing.size_px
+    width = rng.randint(3 * widest // 4, widest)
+    image = (member.person_id - 1) * drawing.images_per_person + number
+    relative = image_path(drawing.benchmark, member.split, member.person_id, number, image)
+    path = drawing.images / relative
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(draw_picture(member.person, look, view, (height, width), rng))
+    return record(drawing.benchmark, member.split, member.person_id, relative, captions)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    try:
+        return int(height), int(width)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH, e.g. 128x64, got {text!r}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset.synthpedes",
+        description="Draw SynthPedes, a benchmark of made-up pedestrians with captions, in the format of a real one.",
+        epilog="Prepare it for training like the real one: bash shell/data_process.sh FORMAT OUT",
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument("--format", choices=list(BENCHMARKS), default="CUHK-PEDES", help="default: %(default)s")
+    parser.add_argument("--people-train", type=int, default=400, metavar="N", help="default: %(default)s")
+    parser.add_argument("--people-val", type=int, metavar="N", help="default: 50; ICFG-PEDES has none")
+    parser.add_argument("--people-test", type=int, default=60, metavar="N", help="default: %(default)s")
+    parser.add_argument("--images-per-person", type=int, default=4, metavar="N", help="default: %(default)s")
+    parser.add_argument("--captions-per-image", type=int, metavar="N", help="default: 2; 1 for ICFG-PEDES")
+    text = "height and largest width in pixels, default: 128x64 (widths vary from 48 to 64)"
+    parser.add_argument("--size", type=_size, default=(128, 64), metavar="HxW", help=text)
+    text = "share of people who differ from another in one or two attributes only, default: %(default)s"
+    parser.add_argument("--lookalikes", type=float, default=0.3, metavar="SHARE", help=text)
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="default: all cores")
+    return parser
+
+
+@one_line_errors
+def main(arguments: list[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    set_up_logging()
+    is_icfg = options.format == "ICFG-PEDES"
+    val = options.people_val if options.people_val is not None else 0 if is_icfg else 50
+    captions = options.captions_per_image if options.captions_per_image is not None else 1 if is_icfg else 2
+    generate(
+        options.out,
+        benchmark=options.format,
+        people={"train": options.people_train, "val": val, "test": options.people_test},
+        images_per_person=options.images_per_person,
+        captions_per_image=captions,
+        seed=options.seed,
+        size_px=options.size,
+        workers=options.workers,
+        lookalikes=options.lookalikes,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

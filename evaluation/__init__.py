@@ -1,0 +1,1 @@
+"""Retrieval, re-ranking, measures, reports and comparisons."""

@@ -1,0 +1,109 @@
+"""Second stage of retrieval: the matching head for the first k images of each text. T texts, I images, P pairs.
+
+Image by image, not text by text: for a block of images the keys and values of every layer are computed once, then all
+pairs of the block are scored. Every process re-ranks the pairs of the images that it holds.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from evaluation.token_store import TokenStore
+from utils.log import progress
+from utils.memory import available_bytes, cut
+
+# A CPU is fastest while what a layer writes stays near its cache; a GPU wants many tokens at once.
+CPU_ACTIVATION_BYTES = 24 * 2**20  # of the feed-forward's inner tokens
+GPU_TOKENS = 2**18
+BLOCK_BYTES = {"cpu": 2**30, "cuda": 2**32}  # of a block of images with keys and values; more would gain nothing
+ROWS_AT_A_TIME = 256  # of the similarity matrix, which is as large as memory allows
+SHARE_OF_MEMORY = 0.2  # of what is free: for a block of images, and again for the work on its pairs
+
+
+class Budget(NamedTuple):
+    """What is held at a time."""
+
+    images: int  # with keys and values
+    tokens: int  # of the texts of the pairs that are scored together
+
+
+@torch.inference_mode()
+def rerank(
+    model, tokens: TokenStore, input_ids: Sequence[Tensor], similarity: Tensor, *, first_image: int = 0, top_k: int
+) -> Tensor:
+    """Matching scores (T, I) of each text's first top_k images, of those whose tokens are given; -inf elsewhere.
+
+    Args:
+        model: a `models.person_search.PersonSearchModel` in evaluation mode.
+        tokens: of the images first_image, first_image + 1 ...
+        input_ids: T of (L,), without padding.
+        similarity: (T, I) of the first stage, on the CPU.
+        top_k: 0 = none; more than I are as I.
+    """
+    scores = torch.full_like(similarity, -torch.inf)
+    text, image = _own_pairs(top_candidates(similarity, top_k), first_image, first_image + len(tokens))
+    if len(text) == 0:
+        return scores
+    scorer = model.pair_scorer()
+    used, text_index = text.unique(return_inverse=True)
+    texts = scorer.text_states([input_ids[row] for row in used.tolist()])
+    images, image_index = image.unique(return_inverse=True)
+    budget = budget_of(scorer.sizes, len(scorer.layers), tokens.shape, scorer.dtype, scorer.device)
+    parts = []
+    with progress(len(text), "re-rank", "pairs") as bar:
+        for first in range(0, len(images), budget.images):
+            block = images[first : first + budget.images]
+            keys_values = scorer.keys_values(tokens.read(block - first_image))
+            begin, end = torch.searchsorted(image_index, torch.tensor([first, first + len(block)])).tolist()
+            for step in cut(texts.length[text_index[begin:end]], budget.tokens):
+                rows = slice(begin + step.start, begin + step.stop)
+                parts.append(scorer.scores(texts, keys_values, text_index[rows], image_index[rows] - first))
+                bar.advance(step.stop - step.start)
+        scores[text, image] = torch.cat(parts).float().cpu()
+    return scores
+
+
+def top_candidates(similarity: Tensor, top_k: int) -> Tensor:
+    """The top_k images of each text, in no order: (T, I) -> (T, k). Equal similarities are cut off in gallery order."""
+    top_k = min(top_k, similarity.shape[1])
+    candidates = torch.empty(len(similarity), top_k, dtype=torch.long)
+    if top_k == 0:
+        return candidates
+    with progress[None](len(similarity), "choose candidates", "captions") as bar:
+        for rows, found in zip(similarity.split(ROWS_AT_A_TIME), candidates.split(ROWS_AT_A_TIME), strict=True):
+            values, found[:] = rows.topk(top_k, dim=1)
+            # topk takes any of several that are equal to the last
+            tied = (rows >= values[:, -1:]).count_nonzero(dim=1) > top_k
+            found[tied] = rows[tied].argsort(dim=1, descending=True, stable=True)[:, :top_k]
+            bar.advance(len(rows))
+    return candidates
+
+
+def _own_pairs(candidates: Tensor, first: int, end: int) -> tuple[Tensor, Tensor]:
+    """Texts (P,) and images (P,) of the candidates (T, k) in first <= image < end, sorted by image."""
+    text = torch.arange(len(candidates)).repeat_interleave(candidates.shape[1])
+    image = candidates.flatten()
+    own = ((first <= image) & (image < end)).nonzero()[:, 0]
+    own = own[image[own].argsort(stable=True)]
+    return text[own], image[own]
+
+
+def budget_of(sizes, num_layers: int, image_shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Budget:
+    """From the memory that is free now.
+
+    Args:
+        sizes: `models.bert_layers.BertSizes` of the text encoder.
+        num_layers: its layers with cross-attention.
+        image_shape: tokens of an image and their width.
+        dtype: of the matrix products.
+    """
+    share = int(SHARE_OF_MEMORY * available_bytes(device))
+    num_tokens, width = image_shape
+    per_image = num_tokens * (width + num_layers * 2 * sizes.hidden_size) * dtype.itemsize  # tokens, keys, values
+    # bytes of float32 that the attention or the feed-forward of one layer has at a time, generously
+    per_token = 4 * (2 * sizes.intermediate_size + 8 * sizes.hidden_size)
+    most = GPU_TOKENS if device.type == "cuda" else CPU_ACTIVATION_BYTES // (4 * sizes.intermediate_size)
+    images = min(share, BLOCK_BYTES[device.type]) // per_image
+    return Budget(max(1, images), max(1, min(most, share // per_token)))

@@ -1,0 +1,1 @@
+"""Pictures from runs and checkpoints: `python -m figures NAME`."""

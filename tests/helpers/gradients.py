@@ -1,0 +1,99 @@
+"""Runs of train.py whose random draws depend on the samples alone, with the gradients of their first step.
+
+Used by the tests inside their process, and as a program under torchrun:
+python -m torch.distributed.run ... -m tests.helpers.gradients FOLDER '{"name": ["--config", ...], ...}'
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import models.sampling
+import models.targets
+import train
+from models.sampling import KeptPatches, MaskDraws, kept_patches
+from utils.distributed import shutdown, start
+
+STOPPED = "stopped"  # in the run of this name, the second process alone gets SIGTERM
+
+
+@contextmanager
+def draws_by_content() -> Iterator[None]:
+    """The same pair gets the same masks and words whatever batch it is in; of a batch, the hardest negative."""
+
+    def draw_mask(input_ids, *, probability, vocab_size, generator=None) -> MaskDraws:
+        column = torch.arange(input_ids.shape[1])
+        noise = torch.frac((input_ids * 12.9898 + column * 78.233).sin() * 43758.5453).abs()
+        words = (input_ids * 7 + column) % vocab_size
+        return MaskDraws(noise < 0.4, noise < 0.3, noise > 0.35, words)
+
+    def draw_kept_patches(batch, num_patches, mask_ratio, *, device=None, generator=None) -> KeptPatches:
+        return kept_patches((torch.arange(num_patches) * 7 % 5).float().expand(batch, -1), mask_ratio)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models.sampling, "_draw_index", lambda weights, generator: weights.argmax(dim=-1))
+        patch.setattr(models.sampling, "draw_mask", draw_mask)
+        patch.setattr(models.targets, "draw_kept_patches", draw_kept_patches)
+        yield
+
+
+def losses_and_gradients(arguments: list[str]) -> dict[str, Any]:
+    """Train; "losses" of every step of this process, "gradients" of the first step by parameter."""
+    steps: list[dict[str, float]] = []
+    gradients: dict[str, torch.Tensor] = {}
+    own_step = train.train_step
+
+    def recorded(state, *args):
+        losses = own_step(state, *args)
+        if not steps:
+            gradients.update({name: whole(parameter.grad) for name, parameter in state.model.named_parameters()})
+        steps.append({key: loss.item() for key, loss in losses.items()})
+        return losses
+
+    with pytest.MonkeyPatch.context() as patch, draws_by_content():
+        patch.setattr(train, "train_step", recorded)
+        train.main(arguments)
+    return {"losses": steps, "gradients": gradients}
+
+
+@contextmanager
+def stopped_by_a_signal() -> Iterator[None]:
+    """This process gets SIGTERM in the middle of the first step inside."""
+    own = train.compute_losses
+
+    def signalled(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return own(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "compute_losses", signalled)
+        yield
+
+
+def whole(gradient: torch.Tensor | None) -> torch.Tensor | None:
+    if gradient is None:
+        return None
+    return (gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient).clone()
+
+
+def main() -> None:
+    folder, runs = Path(sys.argv[1]), json.loads(sys.argv[2])
+    process = start()
+    train.start, train.shutdown = lambda: process, lambda: None  # one process group for all runs
+    for name, arguments in runs.items():
+        with stopped_by_a_signal() if (name, process.rank) == (STOPPED, 1) else nullcontext():
+            recorded = losses_and_gradients(arguments)
+        torch.save(recorded, folder / f"{name}-{process.rank}.pth")
+    shutdown()
+
+
+if __name__ == "__main__":
+    main()

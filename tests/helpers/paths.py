@@ -1,0 +1,8 @@
+"""Where the tests find what they read."""
+
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIGS = REPOSITORY / "configs"
+DEBUG_CONFIG = CONFIGS / "debug.yaml"
+VECTORS = REPOSITORY / "tests" / "parity" / "vectors"

@@ -1,0 +1,62 @@
+"""Re-ranking and its store on a GPU: the scores of the CPU, wherever the tokens are kept."""
+
+import pytest
+import torch
+
+from evaluation import token_store
+from evaluation.rerank import rerank
+from evaluation.token_store import TokenStore
+from tests.helpers.tiny_models import tiny_model
+from tests.unit.evaluation.test_rerank import captions, encoded, similarity
+from utils.precision import autocast
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["device", "memory", "file"])
+def place(request, monkeypatch, tmp_path):
+    """Makes the store keep its tokens there."""
+    free = {"cuda": 2**40 if request.param == "device" else 0, "cpu": 0 if request.param == "file" else 2**40}
+    monkeypatch.setattr(token_store, "available_bytes", lambda device: free[device.type])
+    monkeypatch.setattr(token_store.tempfile, "tempdir", str(tmp_path))
+    return request.param
+
+
+def on_the_gpu(tokens: torch.Tensor) -> TokenStore:
+    store = TokenStore(len(tokens), torch.device("cuda"))
+    for part in tokens.cuda().split(4):
+        store.append(part)
+    return store
+
+
+def test_store(place):
+    tokens = torch.randn(10, 5, 7, generator=torch.Generator().manual_seed(0))
+    store = on_the_gpu(tokens)
+    assert (store.place, len(store)) == (place, 10)
+    for rows in ([0], [0, 5, 9], list(range(10))):
+        read = store.read(torch.tensor(rows))
+        assert read.device.type == "cuda"
+        assert torch.equal(read.cpu(), tokens[rows])
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("image", ["vim", "vit"])
+def test_scores_are_those_of_the_cpu(image, full, place):
+    model = tiny_model(image, full_cross_attention=full).eval()
+    store = encoded(model)
+    tokens = store.read(torch.arange(len(store)))
+    expected = rerank(model, store, captions(), similarity(), top_k=5)
+    model.cuda()
+    own = on_the_gpu(tokens)
+    assert own.place == place
+    scores = rerank(model, own, captions(), similarity(), top_k=5)
+    assert scores.device == CPU
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
+    order, expected_order = (values.argsort(dim=1, descending=True) for values in (scores, expected))
+    assert torch.equal(order[:, :5], expected_order[:, :5])
+    with autocast(torch.device("cuda"), "bf16"):
+        half = on_the_gpu(tokens)
+        near = rerank(model, half, captions(), similarity(), top_k=5)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(near, expected, rtol=0, atol=0.02)

@@ -1,0 +1,254 @@
+"""The Triton kernels against the reference: on a GPU, or where there is none on the CPU by Triton's interpreter.
+
+The interpreter has to be asked for before Triton is imported, hence the process of its own. It computes step by step
+with NumPy, so the sizes are small. float32 against float64: rtol 1e-4, atol 1e-5 of the largest element. bfloat16: what
+is stored in it is rounded, the sum of both directions before the gate included: rtol and atol 2^-7.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+import torch
+from packaging.version import Version
+from torch import Tensor
+
+from models.mamba_mixer import BidirectionalMambaMixer
+from models.selective_scan import bidirectional, selective_scan, triton_scan, triton_tiles
+from models.selective_scan.bidirectional import Direction, bidirectional_mamba
+from tests.helpers.paths import REPOSITORY
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+SEQUENCES = ("u", "delta", "z", "B", "C")
+
+
+def interpreter_works() -> bool:
+    """Triton's interpreter before 3.7 turns arrays into Python numbers in a way that NumPy 2.4 no longer allows."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    triton, numpy = (Version(version(name)) for name in ("triton", "numpy"))
+    return triton >= Version("3.7") or numpy < Version("2.4")
+
+
+def on_kernels(test: Any) -> Any:
+    """Run the test in the interpreter's process or on a GPU."""
+    if INTERPRETED:
+        return test
+    reason = "no GPU here; test_kernels_in_tritons_interpreter runs it on the CPU"
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason=reason)(test))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this is the process that it starts")
+@pytest.mark.skipif(not interpreter_works(), reason="needs Triton, and NumPy below 2.4 for Triton below 3.7")
+def test_kernels_in_tritons_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(autouse=True)
+def small_and_by_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several chunks and segments in few steps, which cost a tenth of a second each in the interpreter; convolutions
+    by Triton as well, although the tensors are a CPU's."""
+    if INTERPRETED:
+        monkeypatch.setattr(bidirectional, "can_convolve", lambda *_: False)
+        monkeypatch.setattr(triton_tiles, "CHUNK", 2)
+        monkeypatch.setattr(bidirectional.triton_conv, "TIMES_BACKWARD", 4)
+
+
+def make_inputs(
+    batch: int = 1, dim: int = 5, length: int = 5, state: int = 4, groups: int = 1, without: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(length)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    inputs = {
+        "u": normal(batch, length, dim).transpose(1, 2),
+        "delta": normal(batch, length, dim).transpose(1, 2),
+        "A": -torch.rand(dim, state, generator=generator) * 8,
+        "B": normal(batch, length, groups, state).movedim(1, 3),
+        "C": normal(batch, length, groups, state).movedim(1, 3),
+        "D": normal(dim),
+        "z": normal(batch, length, dim).transpose(1, 2),
+        "delta_bias": normal(dim) - 2,
+    }
+    return {name: x for name, x in inputs.items() if name not in without}
+
+
+def run(inputs: dict[str, Tensor], backend: str, **options: Any) -> dict[str, Tensor]:
+    """Output and gradients by every input, of a loss that weights the output by place."""
+    inputs = {name: x.detach().requires_grad_() for name, x in inputs.items()}
+    out = selective_scan(**inputs, backend=backend, **{"delta_softplus": True} | options)
+    weights = torch.linspace(-1, 1, out.numel()).view(out.shape).to(out)
+    grads = torch.autograd.grad(out, list(inputs.values()), weights)
+    return {"out": out.detach(), **dict(zip(inputs, grads, strict=True))}
+
+
+def assert_same(got: dict[str, Tensor], want: dict[str, Tensor], rtol: float = 1e-4, atol: float = 1e-5) -> None:
+    for name, x in want.items():
+        bound = max(atol * x.abs().max().item(), 1e-30)  # float32 has nothing smaller to offer
+        torch.testing.assert_close(
+            got[name].cpu().double(), x, rtol=rtol, atol=bound, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def check(inputs: dict[str, Tensor], rtol: float = 1e-4, atol: float = 1e-5, **options: Any) -> None:
+    want = run({name: x.double() for name, x in inputs.items()}, "reference", **options)
+    got = run({name: x.to(DEVICE) for name, x in inputs.items()}, "triton", **options)
+    assert all(got[name].dtype == x.dtype for name, x in inputs.items())
+    assert_same(got, want, rtol, atol)
+
+
+@on_kernels
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ({"length": 1}, {}),
+        ({"length": 2}, {"reverse": True}),
+        ({"dim": 20, "length": 7, "state": 16}, {}),
+        ({"batch": 2, "dim": 4, "state": 3, "groups": 2}, {"reverse": True}),
+        ({"length": 3, "state": 1, "without": ("z",)}, {}),
+        ({"length": 3, "state": 5, "without": ("D", "delta_bias")}, {}),
+        ({"length": 2, "dim": 2, "state": 40, "without": ("z", "D", "delta_bias")}, {"reverse": True}),
+    ],
+)
+def test_output_and_gradients_in_any_shape(shape, options):
+    check(make_inputs(**shape), **options)
+
+
+@on_kernels
+@pytest.mark.skipif(INTERPRETED, reason="slow in the interpreter")
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("length", [63, 64, 65, 129, 193, 197, 577, 2048])
+def test_output_and_gradients_at_the_lengths_of_images(length, reverse):
+    check(make_inputs(batch=3, dim=200, length=length, state=16), reverse=reverse)
+
+
+@on_kernels
+def test_without_softplus_steps_may_be_negative():
+    inputs = make_inputs()
+    check(inputs | {"delta": inputs["delta"] * 0.1, "delta_bias": inputs["delta_bias"] * 0.1}, delta_softplus=False)
+
+
+@on_kernels
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_dtypes(dtype):
+    inputs = make_inputs()
+    check(inputs | {name: inputs[name].to(dtype) for name in SEQUENCES}, rtol=2**-7, atol=2**-7)
+
+
+@on_kernels
+def test_blocks_of_any_width_agree(monkeypatch):
+    inputs = {name: x.to(DEVICE) for name, x in make_inputs(dim=18, length=3, state=8).items()}
+    wide = run(inputs, "triton")
+    monkeypatch.setattr(triton_tiles, "MOST_CHANNELS", 16)
+    narrow = run(inputs, "triton")
+    assert_same(narrow, {name: x.cpu().double() for name, x in wide.items()}, rtol=1e-5, atol=1e-6)
+
+
+@on_kernels
+def test_any_strides_and_results_in_the_memory_order_of_u():
+    inputs = {name: x.to(DEVICE) for name, x in make_inputs(batch=2).items()}
+    want = selective_scan(**inputs, delta_softplus=True, backend="triton")
+    moved = inputs | {name: inputs[name].contiguous() for name in ("u", "delta")}
+    moved["z"] = inputs["z"].repeat_interleave(2, dim=1)[:, ::2]
+    got = selective_scan(**moved, delta_softplus=True, backend="triton")
+    assert torch.equal(got, want)
+    assert (want.stride(1), got.stride(2)) == (1, 1)
+
+
+@on_kernels
+def test_every_digit_is_the_same_from_run_to_run():
+    inputs = {name: x.to(DEVICE) for name, x in make_inputs().items()}
+    first, second = run(inputs, "triton"), run(inputs, "triton")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@on_kernels
+def test_extreme_delta_gives_no_inf_and_no_nan():
+    inputs = make_inputs(length=6)
+    for place, value in enumerate((-1e8, -1e4, -90.0, 90.0, 1e4, 1e8)):
+        inputs["delta"][..., place] = value
+    check(inputs)
+
+
+@on_kernels
+def test_empty_batch_has_gradients():
+    results = run({name: x.to(DEVICE) for name, x in make_inputs(batch=0).items()}, "triton")
+    assert results["out"].shape == (0, 5, 5)
+    assert not results["A"].any()
+
+
+@on_kernels
+def test_operators_have_right_fakes_and_gradients():
+    inputs = {name: x.to(DEVICE).requires_grad_() for name, x in make_inputs(dim=3, length=2).items()}
+    u, delta, z = (inputs[name].transpose(1, 2) for name in ("u", "delta", "z"))
+    B, C = (inputs[name].transpose(2, 3) for name in ("B", "C"))
+    lists = [[u], [delta], [inputs["A"]], [B], [C], [inputs["D"]], [inputs["delta_bias"]]]
+    torch.library.opcheck(
+        torch.ops.mamba_tbps.triton_scan.default,
+        (*lists, z, True, False, False, 1.0, True),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )
+
+
+def make_mixer(width: int = 10, state: int = 4) -> BidirectionalMambaMixer:
+    torch.manual_seed(0)
+    mixer = BidirectionalMambaMixer(width, d_state=state, scan_backend="reference")
+    with torch.no_grad():
+        for name, parameter in mixer.named_parameters():
+            if not name.startswith("A"):
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return mixer
+
+
+def directions_of(mixer: BidirectionalMambaMixer) -> tuple[Direction, Direction]:
+    forward = (mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.A_log, mixer.D)
+    backward = (mixer.conv1d_b, mixer.x_proj_b, mixer.dt_proj_b, mixer.A_b_log, mixer.D_b)
+    first, second = (
+        Direction(conv.weight, conv.bias, x_proj.weight, dt_proj.weight, dt_proj.bias, A_log, D)
+        for conv, x_proj, dt_proj, A_log, D in (forward, backward)
+    )
+    return first, second
+
+
+def fused_mixer(mixer: BidirectionalMambaMixer, tokens: Tensor) -> Tensor:
+    """The mixer's result by way of bidirectional_mamba."""
+    x, z = mixer.in_proj(tokens).chunk(2, dim=-1)
+    return mixer.out_proj(bidirectional_mamba(x, z, *directions_of(mixer), scale=0.5, backend="triton"))
+
+
+def mixer_results(mixer: BidirectionalMambaMixer, out: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+    named = {"tokens": tokens, **dict(mixer.named_parameters())}
+    weights = torch.linspace(-1, 1, out.numel()).view(out.shape).to(out)
+    return {
+        "out": out.detach(),
+        **dict(zip(named, torch.autograd.grad(out, list(named.values()), weights), strict=True)),
+    }
+
+
+@on_kernels
+@pytest.mark.parametrize("length", [2, 7])
+def test_a_whole_mixer_and_the_gradients_of_its_parameters(length):
+    tokens = torch.randn(2, length, 6, generator=torch.Generator().manual_seed(0))
+    exact, exact_tokens = make_mixer(6).double(), tokens.double().requires_grad_()
+    want = mixer_results(exact, exact(exact_tokens), exact_tokens)
+    mixer, tokens = make_mixer(6).to(DEVICE), tokens.to(DEVICE).requires_grad_()
+    assert_same(mixer_results(mixer, fused_mixer(mixer, tokens), tokens), want)
+
+
+def test_obstacles(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert triton_scan.obstacle("cpu", torch.float32, 16) == "it needs tensors on a GPU, not on cpu"
+    assert "float64" in str(triton_scan.obstacle("cuda", torch.float64, 16))
+    assert "64 states" in str(triton_scan.obstacle("cuda", torch.float32, 65))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert triton_scan.obstacle("cuda", torch.float32, 16) == "triton is not installed"

@@ -1,0 +1,162 @@
+"""The mixer's fused parts on a CPU: convolution with SiLU, and both scans with the gate behind their sum."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from models.mamba_mixer import BidirectionalMambaMixer
+from models.selective_scan import bidirectional, cpu_conv
+from models.selective_scan.bidirectional import Direction, conv_silu, scan_both
+from models.selective_scan.cpu_conv import can_convolve, conv_silu_cpu
+from tests.unit.models.selective_scan.test_selective_scan import needs_kernel
+
+CHUNK = 16  # of cpu_tiles.h; lengths around it and below the number of taps are the edges
+
+
+@pytest.fixture(params=["kernel", "torch"])
+def conv(request, monkeypatch):
+    """conv_silu by the compiled kernel, and as it works where there is none."""
+    if request.param == "torch":
+        monkeypatch.setattr(bidirectional, "can_convolve", lambda x, weight: False)
+    else:
+        assert can_convolve(torch.zeros(1, 1, 1), torch.zeros(1, 1, 4)), "no C compiler"
+
+    def run(x, weight, bias, weight_b, bias_b):
+        unused = [torch.empty(0)] * 5
+        return conv_silu(x, Direction(weight, bias, *unused), Direction(weight_b, bias_b, *unused))
+
+    return run
+
+
+def definition(x, weight, bias, weight_b, bias_b):
+    def one(x, weight, bias):
+        padded = F.pad(x.transpose(1, 2), (weight.shape[-1] - 1, 0))
+        return F.silu(F.conv1d(padded, weight, bias, groups=len(weight))).transpose(1, 2)
+
+    return one(x, weight, bias), one(x.flip(1), weight_b, bias_b).flip(1)
+
+
+def conv_inputs(batch, length, channels, taps=4):
+    """x is a strided half of a wider tensor."""
+    torch.manual_seed(0)
+    x = torch.randn(batch, length, 2 * channels)[..., channels:]
+    shapes = [(channels, 1, taps), (channels,)] * 2
+    return [each.requires_grad_() for each in (x, *(torch.randn(shape) for shape in shapes))]
+
+
+@pytest.mark.parametrize("taps", [1, 4, 5])
+@pytest.mark.parametrize(("length", "channels"), [(1, 5), (2, 16), (CHUNK, 3), (CHUNK + 1, 40), (3 * CHUNK - 1, 24)])
+def test_convolution_outputs_and_gradients(conv, length, channels, taps):
+    """float32, atol 1e-5 for outputs and 1e-4 for gradients."""
+    inputs, gradients = conv_inputs(3, length, channels, taps), torch.randn(2, 3, length, channels)
+    out, expected = conv(*inputs), definition(*inputs)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+    ours, theirs = (torch.autograd.grad(each, inputs, list(gradients)) for each in (out, expected))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_the_convolution_of_bfloat16_gives_bfloat16(conv):
+    """The arithmetic of the kernel stays in float32: half a unit in the last place of bfloat16 (4e-3 relative)."""
+    x, *parameters = (each.detach() for each in conv_inputs(2, 20, 16))
+    x = x.bfloat16()
+    out, expected = conv_silu_cpu(x, *parameters), definition(x.float(), *parameters)
+    assert {each.dtype for each in (*out, *conv(x, *parameters))} == {torch.bfloat16}
+    torch.testing.assert_close([each.float() for each in out], list(expected), atol=1e-3, rtol=4e-3)
+
+
+def test_the_number_of_threads_changes_no_digit_of_the_convolution():
+    inputs = conv_inputs(6, 40, 24)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            results.append(torch.autograd.grad(sum(x.square().sum() for x in conv_silu_cpu(*inputs)), inputs))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
+def test_the_convolution_is_registered_as_torch_compile_needs_it():
+    torch.library.opcheck(cpu_conv._forward, tuple(conv_inputs(2, 5, 8)))
+
+
+# ---- both scans ----
+
+
+def scan_inputs(batch=2, length=CHUNK + 3, dim=12, state=5, dtype=torch.float32):
+    """Arguments of scan_both; a list has an entry per direction."""
+    torch.manual_seed(0)
+    sequences = {name: [torch.randn(batch, length, dim, dtype=dtype) for _ in range(2)] for name in ("u", "delta")}
+    small = {name: [torch.randn(batch, length, state, dtype=dtype) for _ in range(2)] for name in ("B", "C")}
+    A_log = [torch.randn(dim, state, dtype=dtype) for _ in range(2)]
+    channels = {name: [torch.randn(dim, dtype=dtype) for _ in range(2)] for name in ("D", "delta_bias")}
+    inputs = {**sequences, "A_log": A_log, **small, **channels, "z": [torch.randn(batch, length, dim, dtype=dtype)]}
+    for each in (x for some in inputs.values() for x in some):
+        each.requires_grad_()
+    return inputs
+
+
+def scan_results(inputs, backend, **options):
+    tensors = [x for some in inputs.values() for x in some]
+    out = scan_both(**(inputs | {"z": inputs["z"][0]}), backend=backend, **options)
+    weights = torch.linspace(-1, 1, out.numel()).view(out.shape).to(out)
+    return [out.detach(), *torch.autograd.grad(out, tensors, weights)]
+
+
+@needs_kernel
+@pytest.mark.parametrize(("batch", "length", "dim"), [(1, 1, 3), (2, CHUNK, 8), (3, CHUNK + 3, 12), (2, 65, 40)])
+def test_both_directions_and_all_gradients(batch, length, dim):
+    """float32, within 1e-5 of the largest element of each."""
+    inputs = scan_inputs(batch, length, dim)
+    pairs = zip(scan_results(inputs, "cpu", scale=0.5), scan_results(inputs, "reference", scale=0.5), strict=True)
+    for ours, reference in pairs:
+        assert (ours - reference).abs().max() <= 1e-5 * reference.abs().max()
+
+
+@needs_kernel
+def test_both_directions_without_gradients_give_the_same():
+    inputs = scan_inputs()
+    with torch.no_grad():
+        out = scan_both(**(inputs | {"z": inputs["z"][0]}), backend="cpu")
+    assert torch.equal(out, scan_results(inputs, "cpu")[0])
+
+
+@needs_kernel
+def test_both_directions_of_bfloat16():
+    """Computed in float32; rounded are the results and the sum before the gate: 2^-7 of the largest element."""
+    inputs = scan_inputs(dtype=torch.bfloat16)
+    exact = {name: [x.detach().double().requires_grad_() for x in some] for name, some in inputs.items()}
+    pairs = zip(scan_results(inputs, "cpu", scale=0.5), scan_results(exact, "reference", scale=0.5), strict=True)
+    for ours, reference in pairs:
+        assert ours.dtype == torch.bfloat16
+        assert (ours - reference).abs().max() <= 2**-7 * reference.abs().max()
+
+
+@needs_kernel
+def test_an_empty_batch_has_zero_gradients():
+    results = scan_results(scan_inputs(batch=0), "cpu")
+    assert results[0].shape == (0, CHUNK + 3, 12)
+    assert not any(x.any() for x in results)
+
+
+@needs_kernel
+def test_both_directions_are_registered_as_torch_compile_needs_it():
+    inputs = scan_inputs()
+
+    def scan(z):
+        return scan_both(**(inputs | {"z": z}), scale=0.5, backend="cpu")
+
+    z = inputs["z"][0]
+    compiled = torch.compile(scan, fullgraph=True, backend="aot_eager")(z)
+    assert torch.equal(compiled, scan(z))
+    assert torch.equal(*(torch.autograd.grad(each.sum(), z)[0] for each in (compiled, scan(z))))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_mixer_halves_its_two_directions(backend):
+    torch.manual_seed(0)
+    mixer = BidirectionalMambaMixer(16, divide_out=True, scan_backend=backend)
+    tokens = torch.randn(2, 7, 16)
+    halved = mixer(tokens)
+    mixer.divide_out = False
+    torch.testing.assert_close(halved * 2, mixer(tokens))
