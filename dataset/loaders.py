@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from dataset.batches import TrainBatch, collate
+from dataset.batches import TrainBatch, collate, collate_for_gpu
 from dataset.images import CachedImages, start_worker
-from dataset.sets import CaptionSet, GallerySet, TrainSet
+from dataset.sets import CaptionSet, EvalSets, GallerySet, TrainSet
 from utils.errors import UserError
 
 BATCHES_AHEAD = 2
@@ -94,6 +94,14 @@ class EvalLoaders(NamedTuple):
     gallery: DataLoader  # yields ImageBatch
     captions: DataLoader  # yields CaptionBatch
 
+    @property
+    def sets(self) -> EvalSets:
+        """The images and captions that the loaders read, with their paths and texts."""
+        gallery, captions = self.gallery.dataset, self.captions.dataset
+        assert isinstance(gallery, GallerySet)
+        assert isinstance(captions, CaptionSet)
+        return EvalSets(gallery, captions)
+
 
 def build_train_loader(
     train_set: TrainSet, *, batch_size: int, workers: int, seed: int, rank: int = 0, world_size: int = 1
@@ -110,11 +118,11 @@ def build_train_loader(
         train_set,
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=collate_for_gpu if torch.cuda.is_available() else collate,
         worker_init_fn=start_worker,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # torch's own must not move, or a resumed run would draw other masks and negatives
+        generator=torch.Generator(),  # not torch's own, or a resumed run would draw other masks and negatives
     )
     return TrainLoader(Ahead(loader) if in_thread else loader, sampler)
 
@@ -132,5 +140,5 @@ def _in_order(rows: GallerySet | CaptionSet, batch_size: int, workers: int) -> D
         collate_fn=collate,
         worker_init_fn=start_worker,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # torch's own must not move, or a resumed run would draw other masks and negatives
+        generator=torch.Generator(),  # not torch's own, or a resumed run would draw other masks and negatives
     )
