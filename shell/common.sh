@@ -9,7 +9,7 @@ elif [[ -z ${PYTHON:-} && -z ${VIRTUAL_ENV:-} && -x $REPOSITORY/.venv/bin/python
 fi
 PYTHON=${PYTHON:-python}
 
-# usage SCRIPT: the comment at the top of a script
+# usage SCRIPT: print the comment at the top of a script
 usage() {
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$1"
   echo
@@ -68,8 +68,8 @@ evaluate() {
   launch eval.py --config "$REPOSITORY/configs/$config" --checkpoint "$checkpoint" "$@"
 }
 
-# set_up FILE...: an environment with everything in these requirement files. Makes .venv unless a virtual environment is
-# active or PYTHON= names a python; installs only those that have changed since the last time.
+# set_up FILE...: an environment with everything in these requirements files. Makes .venv unless a virtual environment is
+# active or PYTHON= names a python. Installs only the files that have changed since the last time.
 set_up() {
   local file prefix options=(--disable-pip-version-check)
   if [[ -z $PYTHON_GIVEN && -z ${VIRTUAL_ENV:-} && $PYTHON == python ]]; then
@@ -88,13 +88,16 @@ set_up() {
   done
 }
 
-# install_chromium: a browser for the tests of the search page, where there is none and apt-get can be used
+# install_chromium: a browser for the tests of the search page, where there is none; as root, by apt-get
 install_chromium() {
   local name
   for name in chromium chromium-browser google-chrome-stable google-chrome; do
     if command -v "$name" > /dev/null; then return; fi
   done
-  if [[ $(id -u) != 0 ]] || ! command -v apt-get > /dev/null; then return; fi
+  if [[ $(id -u) != 0 ]] || ! command -v apt-get > /dev/null; then
+    echo "chromium is not installed, and only root can install it here, by apt-get: the tests of the search page are skipped" >&2
+    return
+  fi
   echo "installing chromium for the tests of the search page"
   { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } \
     > /dev/null 2>&1 || echo "chromium could not be installed: the tests of the search page are skipped" >&2

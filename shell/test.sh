@@ -1,17 +1,29 @@
 #!/usr/bin/env bash
 # Set-up, then every check that a change must pass: style, types, tests (those that need no GPU).
-# Usage: bash shell/test.sh [arguments of pytest]
+# Usage: bash shell/test.sh [--with-browser] [arguments of pytest]
+# The search page is tested in a browser where there is one (chromium or google-chrome in the path), else these tests are
+# skipped. --with-browser, or the variable CI (not empty), installs chromium first if there is none: by apt-get, as root.
 set -euo pipefail
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$REPOSITORY/shell/common.sh"
-if [[ ${1:-} == -h || ${1:-} == --help ]]; then
-  usage "$0"
-  exit
-fi
-set_up requirements.txt requirements-milvus.txt
-install_chromium
+
+with_browser=${CI:-}
+arguments=()
+for argument in "$@"; do
+  case $argument in
+    -h | --help)
+      usage "$0"
+      exit
+      ;;
+    --with-browser) with_browser=1 ;;
+    *) arguments+=("$argument") ;;
+  esac
+done
+
+set_up requirements.txt requirements-dev.txt requirements-milvus.txt
+[[ -z $with_browser ]] || install_chromium
 cd "$REPOSITORY"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-"$PYTHON" -m pytest -m "not gpu" --durations=10 "$@"
+"$PYTHON" -m pytest -m "not gpu" --durations=10 ${arguments[@]+"${arguments[@]}"}

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def copied(tmp_path) -> Path:
 
 def settings(copied: Path, **changes: str) -> dict[str, str]:
     """Environment of a script."""
-    unset = ("VIRTUAL_ENV", "PYTHON", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "NPROC_PER_NODE")
+    unset = ("CI", "VIRTUAL_ENV", "PYTHON", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "NPROC_PER_NODE")
     kept = {name: value for name, value in os.environ.items() if name not in unset}
     path = f"{copied / 'bin'}:{kept['PATH']}"
     return {**kept, "PATH": path, "PREFIX": str(copied / "prefix"), "GPUS": "1", "PYTHON": "python", **changes}
@@ -149,6 +150,77 @@ def test_an_environment_is_made_unless_one_is_named_or_active(copied):
     made = output_of(copied, "-c", f"mv .venv made; {SET_UP.replace('; set_up', '; mv made .venv; set_up')}", PYTHON="")
     assert f"python3 -m venv {copied / '.venv'}" in made
     assert made.endswith(f"uses {copied / '.venv' / 'bin' / 'python'}\n")
+
+
+TOOLS = ("bash", "dirname", "sed", "cmp", "cp", "cat", "basename")
+
+
+@pytest.fixture
+def without_browser(copied) -> Callable[..., tuple[str, str]]:
+    """Runs shell/test.sh as a pretended root without a browser; returns its output and what apt-get was given."""
+    for name in TOOLS:
+        tool = shutil.which(name)
+        assert tool is not None
+        (copied / "bin" / name).symlink_to(tool)
+    given = copied / "given"
+    given.touch()
+    for name, script in {"id": "echo 0", "apt-get": f'echo "$*" >> {given}'}.items():
+        (copied / "bin" / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
+        (copied / "bin" / name).chmod(0o755)
+
+    def run(*arguments: str, **changes: str) -> tuple[str, str]:
+        told = output_of(copied, "shell/test.sh", *arguments, PATH=str(copied / "bin"), **changes)
+        return told, given.read_text()
+
+    return run
+
+
+@pytest.mark.parametrize("changes", [{}, {"CI": ""}])
+def test_no_browser_is_installed_unasked(without_browser, changes):
+    told, given = without_browser("-k", "two words", **changes)
+    assert given == ""
+    assert told.endswith("python -m pytest -m not gpu --durations=10 -k two words\n")
+
+
+@pytest.mark.parametrize(("arguments", "changes"), [(("--with-browser", "-x"), {}), (("-x",), {"CI": "true"})])
+def test_a_browser_is_installed_when_asked_for(without_browser, arguments, changes):
+    told, given = without_browser(*arguments, **changes)
+    assert [line.split()[-1] for line in given.splitlines()] == ["-qq", "fonts-dejavu-core"]
+    assert " chromium " in given
+    assert told.endswith("python -m pytest -m not gpu --durations=10 -x\n")
+
+
+def test_a_browser_that_is_there_is_kept(without_browser, copied):
+    shutil.copy(copied / "bin" / "id", copied / "bin" / "chromium")
+    assert without_browser("--with-browser")[1] == ""
+
+
+def test_only_root_can_install_a_browser(without_browser, copied):
+    (copied / "bin" / "id").write_text("#!/usr/bin/env bash\necho 1000\n")
+    told, given = without_browser("--with-browser")
+    assert given == ""
+    assert told.endswith("--durations=10\n")  # the tests run all the same
+
+
+def test_the_tests_install_what_they_need_and_the_demo_does_not(without_browser, copied):
+    told, _ = without_browser()
+    installed = [Path(line.split()[-1]).name for line in told.splitlines() if " -m pip install " in line]
+    assert installed == ["requirements.txt", "requirements-dev.txt", "requirements-milvus.txt"]
+    demo = (copied / "shell" / "demo.sh").read_text()
+    assert re.findall(r"requirements[\w-]*\.txt", demo) == ["requirements.txt"]
+
+
+def test_the_help_of_the_tests_names_the_browser(without_browser):
+    told, given = without_browser("--help")
+    assert "--with-browser" in told
+    assert "CI" in told
+    assert "pip install" not in told
+    assert given == ""
+
+
+def test_continuous_integration_asks_for_the_browser():
+    assert "bash shell/test.sh --with-browser\n" in (REPOSITORY / ".ci" / "run").read_text()
+    assert "bash shell/test.sh --with-browser\n" in (REPOSITORY / ".github" / "workflows" / "ci.yml").read_text()
 
 
 def heed_interrupts() -> None:
