@@ -1,20 +1,13 @@
 """pyproject.toml and the requirements files name the same packages, and the packages are those of the repository."""
 
 import re
-import sys
 
 import pytest
 from packaging.requirements import Requirement
 
 from tests.helpers.paths import REPOSITORY, ROOMS
+from tests.helpers.pyproject import PROJECT, PYPROJECT
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pytest depends on it there
-
-PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 FILES = {  # file -> what it holds
     "requirements.txt": [*PROJECT["dependencies"], *EXTRAS["export"]],
