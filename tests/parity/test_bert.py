@@ -7,7 +7,7 @@ from losses.mlm import mlm_loss
 from models.bert_layers import BertSizes
 from models.packing import Packing
 from models.text_encoder import TextEncoder
-from tests.parity.vectors import load_case, starting_with
+from tests.helpers.vectors import load_case, starting_with
 
 CASES = ["full_ca_false", "full_ca_true", "rasa_plain"]
 F64 = {"rtol": 1e-8, "atol": 1e-8}

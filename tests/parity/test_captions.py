@@ -5,9 +5,9 @@ import json
 import pytest
 
 from dataset.captions import clean_caption
-from tests.parity.vectors import FOLDER
+from tests.helpers.paths import VECTORS
 
-ROWS = json.loads((FOLDER / "text" / "captions.json").read_text(encoding="utf-8"))["rows"]
+ROWS = json.loads((VECTORS / "text" / "captions.json").read_text(encoding="utf-8"))["rows"]
 
 
 @pytest.mark.parametrize("max_words", [90, 75, 10])

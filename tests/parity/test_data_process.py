@@ -10,7 +10,7 @@ from dataset.benchmarks import BENCHMARKS, SPLITS
 from dataset.captions import clean_caption
 from dataset.prepare import main
 from dataset.records import read_records
-from tests.parity.vectors import FOLDER
+from tests.helpers.paths import VECTORS
 
 # the case eval_cli holds a test split of RSTPReid only, which has nothing to train on: see test_rstp_records
 CASES = ["CUHK-PEDES", "ICFG-PEDES"]
@@ -19,7 +19,7 @@ CASES = ["CUHK-PEDES", "ICFG-PEDES"]
 @pytest.fixture(params=CASES)
 def prepared(request, tmp_path):
     """(published files, folder prepared by us), with a tiny image for every record."""
-    published = FOLDER / "data_process" / request.param
+    published = VECTORS / "data_process" / request.param
     raw_file = BENCHMARKS[request.param].raw_files[0]
     shutil.copy(published / raw_file, tmp_path)
     for entry in json.loads((published / raw_file).read_text()):
@@ -64,7 +64,7 @@ def test_evaluation_lists(prepared, split):
 
 def test_rstp_records(tmp_path):
     """RSTPReid's img_path becomes file_path, as in the published processed file of the case eval_cli."""
-    case = FOLDER / "eval_cli" / "rasa_cli_a"
+    case = VECTORS / "eval_cli" / "rasa_cli_a"
     entries = json.loads((case / "data_captions.json").read_text())
     extra = {"id": 999, "split": "train", "img_path": entries[0]["img_path"].replace("000", "x"), "captions": ["a man"]}
     (tmp_path / "data_captions.json").write_text(json.dumps([*entries, extra]))

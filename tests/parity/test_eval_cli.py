@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 import eval as evaluation
-from tests.helpers.paths import CONFIGS
-from tests.parity.vectors import FOLDER
+from tests.helpers.paths import CONFIGS, VECTORS
 from utils.errors import UserError
 
-CASE = FOLDER / "eval_cli" / "rasa_cli_a"
+CASE = VECTORS / "eval_cli" / "rasa_cli_a"
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from evaluation.metrics import rank_gallery, retrieval_metrics
 from models.weights import initialise
 from tests.helpers.published_systems import build_system, save_published
-from tests.parity.vectors import load_case, starting_with
+from tests.helpers.vectors import load_case, starting_with
 
 F64 = {"rtol": 1e-8, "atol": 1e-8}
 F32 = {"rtol": 1e-4, "atol": 1e-4}

@@ -25,7 +25,7 @@ from models.sampling import MaskDraws, Negatives, apply_mask, apply_replacement,
 from models.targets import StepSettings, prepare_step
 from models.text_encoder import TextEncoder
 from models.vision_mamba import VisionMamba
-from tests.parity.vectors import load_case, starting_with
+from tests.helpers.vectors import load_case, starting_with
 from train import compute_losses
 
 F64 = {"rtol": 1e-7, "atol": 1e-7}

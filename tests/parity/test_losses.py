@@ -17,8 +17,11 @@ from losses.itm import itm_loss, prd_loss
 from losses.mae import mae_loss, patchify, unpatchify
 from losses.mlm import mlm_loss, mrtd_loss
 from models.queue import FeatureQueue
-from models.sampling import MaskDraws, apply_mask, apply_replacement, kept_patches, negative_weights, places_of_words
-from tests.parity.vectors import load_case
+from losses.mae import kept_patches
+from losses.masking import MaskDraws, apply_mask
+from losses.mrtd import apply_replacement, places_of_words
+from losses.negatives import negative_weights
+from tests.helpers.vectors import load_case
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6, check_dtype=False)
 exactly = functools.partial(torch.testing.assert_close, rtol=0, atol=0)

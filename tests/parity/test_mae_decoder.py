@@ -3,7 +3,7 @@
 import torch
 
 from models.mae_decoder import DecoderBlock
-from tests.parity.vectors import load_case, starting_with
+from tests.helpers.vectors import load_case, starting_with
 
 F64 = {"rtol": 1e-8, "atol": 1e-8}
 RENAMED = {"to_out.0": "to_out", "ff.net.0.l": "ff.expand", "ff.net.2": "ff.contract"}

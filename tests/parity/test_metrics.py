@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from evaluation.metrics import Metrics, mean_metrics, measure_queries, rank_gallery, retrieval_metrics
-from tests.parity.vectors import load_case
+from tests.helpers.vectors import load_case
 
 
 def assert_measures(metrics: Metrics, published: dict[str, float], share: float = 1.0) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from models.positions import resize_positions
 from models.vision_mamba import VisionMamba
-from tests.parity.vectors import load_case, starting_with
+from tests.helpers.vectors import load_case, starting_with
 
 EXACT = {"rtol": 0, "atol": 1e-6}  # float32
 F32 = {"rtol": 1e-4, "atol": 2e-5}

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from models.selective_scan import cpu, selective_scan
 from models.selective_scan.build import Kernel, load_kernels
-from tests.parity.vectors import FOLDER, load_case, starting_with
+from tests.helpers.paths import VECTORS
+from tests.helpers.vectors import load_case, starting_with
 
-CASES = sorted(path.stem for path in (FOLDER / "selective_scan").glob("*.json"))
+CASES = sorted(path.stem for path in (VECTORS / "selective_scan").glob("*.json"))
 NO_KERNEL = cpu.obstacle("cpu", torch.float32, 16)
 KERNELS = [] if NO_KERNEL else load_kernels()
 each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)

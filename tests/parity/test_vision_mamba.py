@@ -6,7 +6,7 @@ from torch import nn
 
 from models.mamba_mixer import BidirectionalMambaMixer
 from models.vision_mamba import VisionMamba
-from tests.parity.vectors import load_case, starting_with
+from tests.helpers.vectors import load_case, starting_with
 
 F64 = {"rtol": 1e-8, "atol": 1e-8}
 F32 = {"rtol": 1e-4, "atol": 2e-5}  # the vectors' own fp32 noise is 1e-6 relative to the largest value

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from models.build import build_model
-from tests.parity.vectors import FOLDER
+from tests.helpers.paths import VECTORS
 from training.optimizer import build_schedule, learning_rates, parameter_groups
 
-PUBLISHED = json.loads((FOLDER / "optim" / "optim.json").read_text())["cases"]
+PUBLISHED = json.loads((VECTORS / "optim" / "optim.json").read_text())["cases"]
 # The published groups decay these, ours do not: Mamba and Vim exempt their states and positions, MAE its tokens.
 NOT_DECAYED_HERE = ("A_log", "A_b_log", "pos_embed", "position_embeddings.weight", "cls_token", "mask_token", "temp")
 

@@ -1,18 +1,17 @@
 """Golden vectors: numbers computed with the published implementations; see tests/parity/README.md."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
 
-FOLDER = Path(__file__).parent / "vectors"
+from tests.helpers.paths import VECTORS
 
 
 def load_case(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a case such as "vim_block/d48_L17_div": its JSON description and its tensors by name."""
-    path = FOLDER / name
+    path = VECTORS / name
     return json.loads(path.with_suffix(".json").read_text()), load_file(path.with_suffix(".safetensors"))
 
 
