@@ -11,18 +11,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait
 import pytest
 
 from dataset.batches import TrainBatch
-from dataset.captions import clean_caption
 from dataset.prepare import main as prepare
 from dataset.run_loaders import train_loader_of
 from dataset.synthpedes.generate import generate
 from dataset.tokenizer import load_tokenizer
+from tests.helpers.benchmark import PEOPLE, read_split, words_of
 from tests.helpers.paths import DEBUG_CONFIG
 from utils.config import Config, load_config
 from utils.distributed import start
 
 logging.getLogger("milvus_lite").setLevel(logging.WARNING)  # it still talks when pytest has closed its streams
 
-PEOPLE = {"train": 6, "val": 3, "test": 4}
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -85,11 +84,3 @@ def batch(debug_config: Callable[..., Config]) -> TrainBatch:
     loader = train_loader_of(config, load_tokenizer(config.model.text_encoder.name), start())
     loader.sampler.set_position(0)
     return next(iter(loader.batches))
-
-
-def read_split(root: Path, split: str) -> list[dict]:
-    return json.loads((root / "processed_data" / f"{split}.json").read_text())
-
-
-def words_of(record: dict) -> list[str]:
-    return [word for caption in record["captions"] for word in clean_caption(caption, 99).split()]

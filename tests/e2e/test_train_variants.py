@@ -8,7 +8,7 @@ import torch
 
 from dataset.prepare import main as prepare
 from dataset.synthpedes.generate import generate
-from tests.conftest import read_split
+from tests.helpers.benchmark import read_split
 from tests.helpers.runs import (
     copy_of,
     eval_command,

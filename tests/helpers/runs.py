@@ -10,7 +10,7 @@ import pytest
 
 import eval as evaluation
 import train
-from tests.conftest import read_split
+from tests.helpers.benchmark import read_split
 from utils.log import one_line_errors
 
 train_command = one_line_errors(train.main)
