@@ -1,6 +1,7 @@
-"""Two models on the same captions and images: differences of the measures with a paired bootstrap test.
+"""Compare two models on the same captions and images: differences of their measures, with a paired bootstrap test.
 
-What is compared is text to image, in the re-ranked order (similarity behind the re-ranked) and by similarity alone.
+The measures are those of text to image, in the re-ranked order (with similarity behind the re-ranked images) and by
+similarity alone.
 """
 
 from pathlib import Path
@@ -18,7 +19,7 @@ from utils.errors import UserError
 
 
 class Difference(NamedTuple):
-    """One measure of both models, in percent."""
+    """One measure of two models, in percent."""
 
     measure: str
     a: float
@@ -30,9 +31,9 @@ class Difference(NamedTuple):
 
 
 def compare_files(a: Path, b: Path) -> dict[str, list[Difference]]:
-    """Differences by order ("re-ranked", "similarity"), five each, from two scores.npz.
+    """Differences of the five measures by order ("re-ranked", "similarity"), from two files scores.npz.
 
-    Raises: UserError if a file is missing or broken, or if the two are not of the same images and captions.
+    Raises: UserError if a file is missing or broken, or if the two differ in their images or captions.
     """
     scores_a, scores_b = read_scores(a), read_scores(b)
     check_same(scores_a, scores_b, a, b)
@@ -47,10 +48,10 @@ def compare_files(a: Path, b: Path) -> dict[str, list[Difference]]:
 
 
 def check_same(scores_a: dict[str, np.ndarray], scores_b: dict[str, np.ndarray], a: Path, b: Path) -> None:
-    """Raises: UserError unless both have the same images and captions, in the same order.
+    """Raises: UserError unless both files have the same images and captions in the same order.
 
-    Captions are compared as far as both models read them, as one may cut them earlier; where a file of an earlier
-    version has none, by their people alone.
+    One model may cut captions earlier than the other, so they are compared only as far as both models read them. Files
+    of an earlier version hold no captions; then only the people are compared.
     """
     compared = [
         ("images", scores_a["image_paths"], scores_b["image_paths"]),
@@ -71,7 +72,7 @@ def check_same(scores_a: dict[str, np.ndarray], scores_b: dict[str, np.ndarray],
 
 
 def _cut_alike(captions_a: np.ndarray, captions_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both (T,) cut to as many words as the longest of the file has whose longest is shorter."""
+    """Cut both (T,) to the same number of words: the longest caption of the file whose longest is shorter."""
     words = [[caption.split() for caption in captions.tolist()] for captions in (captions_a, captions_b)]
     most = min(max(map(len, own), default=0) for own in words)
     cut_a, cut_b = (np.array([" ".join(caption[:most]) for caption in own]) for own in words)
@@ -79,7 +80,7 @@ def _cut_alike(captions_a: np.ndarray, captions_b: np.ndarray) -> tuple[np.ndarr
 
 
 def comparison_table(differences: dict[str, list[Difference]], a: Path, b: Path) -> Table:
-    """For the terminal; differences whose interval leaves out 0 in bold."""
+    """A table for the terminal. Differences whose interval excludes 0 are bold."""
     headers = ("percent", "A", "B", "B - A", f"{LEVEL:.0%} interval", "p")
     table = Table(*headers, title=f"A {a}\nB {b}", title_justify="left", title_style="", box=SIMPLE_HEAD)
     for column in table.columns[1:]:
@@ -111,7 +112,7 @@ def comparison_json(differences: dict[str, list[Difference]], a: Path, b: Path) 
 
 
 def _values(scores: dict[str, np.ndarray], order: str) -> np.ndarray:
-    """R1 R5 R10 AP INP of each caption that has a right image: (M, 5), in percent."""
+    """R1, R5, R10, AP and INP in percent of each caption that has a right image: (M, 5)."""
     arrays = {name: torch.from_numpy(values) for name, values in scores.items() if values.dtype.kind in "fi"}
     matching = arrays["scores"] if order == "re-ranked" else None
     people = (arrays["text_person_ids"], arrays["image_person_ids"])

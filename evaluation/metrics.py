@@ -1,7 +1,7 @@
-"""Rankings and their measures: T texts (queries), I images (gallery). Pure functions, working in blocks of queries.
+"""Rankings and their measures. T texts (queries), I images (gallery). Pure functions that work in blocks of queries.
 
-Rank-k, mAP and mINP (arXiv:2001.04193) as text-based person search uses them: all images of a person count
-as right, and no image is left out for its camera.
+Rank-k, mAP and mINP (arXiv:2001.04193) are defined as in text-based person search: every image of the person counts as
+right, and no image is left out because of its camera.
 """
 
 from collections import Counter
@@ -15,12 +15,14 @@ from torch import Tensor
 from utils.errors import UserError
 from utils.log import progress
 
+Tail = Literal["similarity", "constant"]  # see rank_gallery
+
 NOTHING_TO_MEASURE = "no query has an image of its person in the gallery; check that both are of one split"
-BLOCK_ENTRIES = 2**22  # of a (queries, gallery) block; bounds the memory beside the inputs and the order
+BLOCK_ENTRIES = 2**22  # of a (queries, gallery) block; bounds the memory taken beside inputs and order
 
 
 class Metrics(NamedTuple):
-    """Means in percent over the queries that have a right image in the gallery; the others are only counted."""
+    """Means in percent over the queries with a right image in the gallery. The other queries are only counted."""
 
     R1: float  # a right image comes first
     R5: float  # one is among the first 5
@@ -28,33 +30,31 @@ class Metrics(NamedTuple):
     mAP: float  # average precision: mean, over the right images, of the precision at each one's rank
     mINP: float  # inverse negative penalty: number of right images / rank of the last of them
     num_queries: int
-    num_without_match: int  # queries without any right image, left out of the means
+    num_without_match: int  # queries without any right image, which the means leave out
 
 
 MEASURES = Metrics._fields[:5]
-HEADERS = ("R@1", "R@5", "R@10", "mAP", "mINP")  # the same, as people write them
+HEADERS = ("R@1", "R@5", "R@10", "mAP", "mINP")  # the same measures as tables write them
 
 
 class QueryMeasures(NamedTuple):
-    """Measures of each query, all (T,). Without a right image: first_rank and num_right 0, the two measures NaN."""
+    """Measures of each query, all (T,). Without a right image, first_rank and num_right are 0, the two measures NaN."""
 
-    first_rank: Tensor  # int64, place of the first right image, from 1
+    first_rank: Tensor  # int64, rank of the first right image, from 1
     num_right: Tensor  # int64, right images in the gallery
     average_precision: Tensor  # float64 in (0, 1]
     inverse_penalty: Tensor  # float64 in (0, 1]
-    first_row: Tensor  # int64, gallery row ranked first, right or not
+    first_row: Tensor  # int64, gallery row that is ranked first, right or not
 
 
-def rank_gallery(
-    similarity: Tensor, scores: Tensor | None = None, tail: Literal["similarity", "constant"] = "similarity"
-) -> Tensor:
-    """Order the gallery for each query, best first; ties in gallery order.
+def rank_gallery(similarity: Tensor, scores: Tensor | None = None, tail: Tail = "similarity") -> Tensor:
+    """Order the gallery for each query, best first. Ties keep the gallery's order.
 
     Args:
         similarity: (T, I) cosine of the embeddings.
         scores: (T, I) of the matching head, -inf where a pair was not re-ranked; None = rank by similarity alone.
-        tail: order of what was not re-ranked, which comes last: by similarity, or constant = all equal, as in the
-            published evaluation.
+        tail: order of the images that were not re-ranked, which come last: by similarity, or constant = all equal, as
+            in the published evaluation.
     Returns: (T, I) int64, gallery rows.
     Raises: ValueError if tail is unknown, if shapes differ, or if a similarity or score is NaN.
     """
@@ -80,7 +80,7 @@ def _rank_block(similarity: Tensor, scores: Tensor | None, tail: str) -> Tensor:
         return scores.argsort(dim=1, descending=True, stable=True)
     reranked = scores > -torch.inf
     order = torch.where(reranked, scores, similarity).argsort(dim=1, descending=True, stable=True)
-    # Scores and similarities are not comparable: move the re-ranked to the front, keeping both parts in their order.
+    # scores and similarities are not comparable: the re-ranked move to the front, and both parts keep their order
     front = reranked.gather(1, order).to(torch.uint8).argsort(dim=1, descending=True, stable=True)
     return order.gather(1, front)
 
@@ -93,7 +93,7 @@ def _check_nan(similarity: Tensor, scores: Tensor | None) -> None:
 def retrieval_metrics(order: Tensor, query_person_id: Tensor, gallery_person_id: Tensor) -> Metrics:
     """Measure rankings: order (T, I) gallery rows, best first; query_person_id (T,); gallery_person_id (I,).
 
-    Raises: ValueError if shapes differ, or if no query has a right image, so that there is nothing to average.
+    Raises: ValueError if shapes differ; UserError if no query has a right image, so that there is nothing to average.
     """
     _check_sizes("order", order, query_person_id, gallery_person_id)
     parts = []
@@ -108,14 +108,14 @@ def measure_queries(
     scores: Tensor | None,
     query_person_id: Tensor,
     gallery_person_id: Tensor,
-    tail: Literal["similarity", "constant"] = "similarity",
+    tail: Tail = "similarity",
 ) -> QueryMeasures:
     """Measure each query in the order of `rank_gallery`; arguments as there, on the CPU.
 
-    Only right images are ranked, by counting what comes before them: many times faster than the whole order.
-    Image to text is the same with the two sides exchanged: similarity.T, scores.T and the person ids the other way
-    round. An image's re-ranked captions, which come first, are then those that had it among their own first k.
-    Raises: ValueError as rank_gallery, or if the person ids do not fit.
+    Only the right images are ranked, by counting what comes before them. That is many times faster than the whole
+    order. For image to text, exchange the two sides: similarity.T, scores.T and the person ids. The re-ranked captions
+    of an image, which come first, are then those that had the image among their own first k.
+    Raises: ValueError as rank_gallery does, or if the person ids do not fit.
     """
     _check_ranking(similarity, scores, tail)
     _check_sizes("similarity", similarity, query_person_id, gallery_person_id)
@@ -132,7 +132,7 @@ def _measure_block(
     similarity: Tensor, scores: Tensor | None, query_person_id: Tensor, gallery_person_id: Tensor, tail: str
 ) -> QueryMeasures:
     _check_nan(similarity, scores)
-    query, column = (query_person_id[:, None] == gallery_person_id).nonzero(as_tuple=True)  # (P,) of right pairs
+    query, column = (query_person_id[:, None] == gallery_person_id).nonzero(as_tuple=True)  # (P,) each, right pairs
     num_right = query.bincount(minlength=len(similarity))
     columns = np.split(column.numpy(), num_right.cumsum(0)[:-1].numpy()) if len(similarity) else []
     last = similarity if scores is None or tail == "similarity" else torch.zeros_like(similarity)
@@ -147,7 +147,7 @@ def _measure_block(
 
 
 def _rank_right(columns: np.ndarray, front: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Ranks, from 1, of columns (R,) in the gallery ordered by front (I,) where it is not -inf, then by last (I,)."""
+    """Ranks from 1 of columns (R,) in a gallery ordered by front (I,) where that is not -inf, then by last (I,)."""
     is_front = front > -np.inf
     chosen = is_front[columns]
     ranks = np.empty(len(columns), dtype=np.int64)
@@ -157,7 +157,7 @@ def _rank_right(columns: np.ndarray, front: np.ndarray, last: np.ndarray) -> np.
 
 
 def _ranks(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Ranks of some columns (R,) when values (I,) are ordered from the highest down, equal ones as they stand."""
+    """Ranks of some columns (R,) when values (I,) are ordered from the highest down and equal ones keep their order."""
     if len(columns) == 0:
         return columns
     ascending = np.sort(values)
@@ -173,7 +173,9 @@ def _measure_ranks(query: Tensor, rank: Tensor, first_row: Tensor) -> QueryMeasu
     """Measures of n queries.
 
     Args:
-        query: (P,) of each right image, ascending. rank: (P,) of it, from 1. first_row: (n,).
+        query: (P,) query of each right image, ascending.
+        rank: (P,) rank of each right image, from 1.
+        first_row: (n,).
     """
     num_right = query.bincount(minlength=len(first_row))
     by_rank = (query * (int(rank.max()) + 1) + rank).argsort() if len(rank) else rank
@@ -191,7 +193,7 @@ def _measure_ranks(query: Tensor, rank: Tensor, first_row: Tensor) -> QueryMeasu
 
 
 def percentages(measures: QueryMeasures) -> Tensor:
-    """R1 R5 R10 AP INP in percent of the M queries that have a right image: (M, 5) float64.
+    """R1, R5, R10, AP and INP in percent of the M queries that have a right image: (M, 5) float64.
 
     Raises: UserError if there is none.
     """
@@ -221,7 +223,7 @@ def _check_sizes(name: str, matrix: Tensor, query_person_id: Tensor, gallery_per
 
 
 def chance_level(query_person_id: Tensor, gallery_person_id: Tensor) -> Metrics:
-    """What a random order of the gallery reaches: the measures' expected values, computed and not drawn.
+    """Expected measures of a random order of the gallery, computed rather than drawn.
 
     Raises: UserError if no query has a right image.
     """
@@ -237,11 +239,11 @@ def chance_level(query_person_id: Tensor, gallery_person_id: Tensor) -> Metrics:
 
 
 def _expected_measures(num_right: int, size: int) -> Tensor:
-    """R1 R5 R10 AP INP, from 0 to 1, of one query with so many right images in a gallery of so many in random order."""
+    """Expected R1, R5, R10, AP and INP in [0, 1] of one query: num_right right images among size in random order."""
     rank = torch.arange(1, size + 1, dtype=torch.float64)
     missed = ((size - num_right - rank + 1).clamp(min=0) / (size - rank + 1)).cumprod(0)  # none up to each rank
     harmonic = (1 / rank).sum()
-    # at a rank that holds a right image, those before it are as many as a random share of the others
+    # before a right image stands a random share of the other right ones
     precision = (harmonic + (num_right - 1) / max(1, size - 1) * (size - harmonic)) / size
     first = -missed.diff(prepend=torch.ones(1, dtype=torch.float64))  # chance of each rank to be the first right one,
     penalty = (first * num_right / (size - rank + 1)).sum()  # which is, from the other end, that of the last right one
@@ -250,4 +252,5 @@ def _expected_measures(num_right: int, size: int) -> Tensor:
 
 def _blocks(num_queries: int, gallery_size: int) -> Iterator[slice]:
     step = max(1, BLOCK_ENTRIES // max(1, gallery_size))
-    return (slice(start, start + step) for start in range(0, max(1, num_queries), step))  # no query: one empty block
+    # without a query there is one empty block
+    return (slice(start, start + step) for start in range(0, max(1, num_queries), step))

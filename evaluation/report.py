@@ -1,12 +1,11 @@
-"""What an evaluation reports, and how: terminal, metrics.json, Markdown and LaTeX rows, one line per query.
+"""What an evaluation reports, as JSON, as a table for the terminal, and as rows of Markdown and LaTeX.
 
 Measures are in percent. Intervals are 95 % bootstrap intervals over the queries (evaluation/bootstrap.py).
 """
 
-import csv
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -17,36 +16,38 @@ from evaluation.metrics import (
     MEASURES,
     Metrics,
     QueryMeasures,
+    Tail,
     chance_level,
     mean_metrics,
     measure_queries,
     percentages,
 )
 from evaluation.retrieval import Scores
-from utils.files import replacing, save_json
 
 LATEX_SPECIAL = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"})
 
-Tail = Literal["similarity", "constant"]
-
 
 class Row(NamedTuple):
-    """One ranking's measures."""
+    """Measures of one ranking."""
 
     metrics: Metrics
-    intervals: list[tuple[float, float]]  # of R1 R5 R10 mAP mINP
+    intervals: list[tuple[float, float]]  # of R1, R5, R10, mAP, mINP
 
 
-class Report(NamedTuple):
-    text_to_image: dict[str, Row]  # by order: re-ranked, similarity
-    image_to_text: dict[str, Row]
+Orders = dict[str, Row]  # by order of the gallery: re-ranked, similarity
+NO_PERTURBED: Mapping[str, Orders] = MappingProxyType({})
+
+
+class EvaluationReport(NamedTuple):
+    text_to_image: Orders
+    image_to_text: Orders
     chance: Metrics  # text to image, random orders
     queries: QueryMeasures  # of each caption, re-ranked
-    perturbed: dict[str, dict[str, Row]]  # text to image by kind of dataset.perturb, by order; may be empty
+    perturbed: Mapping[str, Orders]  # text to image, by kind of `dataset.perturb`; may be empty
 
 
-def make_report(scores: Scores, tail: Tail) -> Report:
-    """Measures in both directions; `perturbed` is empty, to be filled from measure_orders of the changed captions.
+def make_report(scores: Scores, tail: Tail, perturbed: Mapping[str, Orders] = NO_PERTURBED) -> EvaluationReport:
+    """Measure both directions. perturbed: as `evaluation.robustness.measure_perturbed` returns it.
 
     Raises: UserError if no caption has an image of its person.
     """
@@ -56,11 +57,11 @@ def make_report(scores: Scores, tail: Tail) -> Report:
     queries, text_to_image = measure_orders(scores, tail)
     _, image_to_text = measure_orders(exchanged, tail)
     chance = chance_level(scores.text_person_id, scores.image_person_id)
-    return Report(text_to_image, image_to_text, chance, queries, {})
+    return EvaluationReport(text_to_image, image_to_text, chance, queries, perturbed)
 
 
-def measure_orders(scores: Scores, tail: Tail) -> tuple[QueryMeasures, dict[str, Row]]:
-    """Measures of each query in the re-ranked order, and the rows of both orders."""
+def measure_orders(scores: Scores, tail: Tail) -> tuple[QueryMeasures, Orders]:
+    """Measures of each query in the re-ranked order, and the measures of both orders."""
     people = (scores.text_person_id, scores.image_person_id)
     re_ranked = measure_queries(scores.similarity, scores.matching, *people, tail)
     similarity = measure_queries(scores.similarity, None, *people)
@@ -71,8 +72,8 @@ def _row(queries: QueryMeasures) -> Row:
     return Row(mean_metrics(queries), confidence_intervals(percentages(queries).numpy()))
 
 
-def report_json(report: Report) -> dict[str, Any]:
-    """The re-ranked measures of text to image at the top, everything else below names."""
+def report_json(report: EvaluationReport) -> dict[str, Any]:
+    """The re-ranked measures of text to image stand at the top level, everything else under a name of its own."""
     return {
         **_both_orders(report.text_to_image),
         "chance": report.chance._asdict(),
@@ -86,7 +87,7 @@ def report_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _both_orders(rows: dict[str, Row]) -> dict[str, Any]:
+def _both_orders(rows: Orders) -> dict[str, Any]:
     return {**_entry(rows["re-ranked"]), "similarity": _entry(rows["similarity"])}
 
 
@@ -95,8 +96,8 @@ def _entry(row: Row) -> dict[str, Any]:
     return {**row.metrics._asdict(), "intervals": intervals}
 
 
-def measures_table(report: Report, title: str) -> Table:
-    """For the terminal: each measure above its interval."""
+def measures_table(report: EvaluationReport, title: str) -> Table:
+    """A table for the terminal, with each measure above its interval."""
     table = Table("percent", *HEADERS, title=title, title_justify="left", title_style="", box=SIMPLE_HEAD)
     for column in table.columns:
         column.justify, column.no_wrap = "right" if column.header in HEADERS else "left", True
@@ -117,7 +118,7 @@ def _cell(value: float, ends: tuple[float, float]) -> str:
     return f"{value:.2f}\n[dim]{ends[0]:.1f}-{ends[1]:.1f}[/]"
 
 
-def _sections(report: Report) -> Iterator[tuple[str, dict[str, Row]]]:
+def _sections(report: EvaluationReport) -> Iterator[tuple[str, Orders]]:
     yield "text to image", report.text_to_image
     yield "image to text", report.image_to_text
     if report.perturbed:
@@ -125,8 +126,8 @@ def _sections(report: Report) -> Iterator[tuple[str, dict[str, Row]]]:
         yield "changed captions", {"as they are": report.text_to_image["re-ranked"], **changed}
 
 
-def markdown_table(report: Report, title: str) -> str:
-    """The same with a line per ranking, intervals in brackets."""
+def markdown_table(report: EvaluationReport, title: str) -> str:
+    """The same as a Markdown table: a line per ranking, intervals in brackets."""
     lines = [f"| {title.replace('|', '/')} | {' | '.join(HEADERS)} |", "|---" * 6 + "|"]
     for heading, rows in _sections(report):
         for name, row in rows.items():
@@ -138,36 +139,11 @@ def markdown_table(report: Report, title: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def latex_rows(report: Report, title: str) -> str:
-    """Rows of a table of six columns, a comment with the headers before them; without intervals."""
+def latex_rows(report: EvaluationReport, title: str) -> str:
+    """The same as rows of a LaTeX table with six columns, after a comment with the headers. No intervals."""
     lines = [f"% {title}", f"% & {' & '.join(HEADERS)} \\\\"]
     for heading, rows in _sections(report):
         for name, row in rows.items():
             cells = " & ".join(f"{value:.2f}" for value in row.metrics[:5])
             lines.append(f"{f'{heading}, {name}'.translate(LATEX_SPECIAL)} & {cells} \\\\")
     return "\n".join(lines) + "\n"
-
-
-def save_per_query(
-    path: Path, queries: QueryMeasures, person_ids: Sequence[int], captions: Sequence[str], image_paths: Sequence[str]
-) -> None:
-    """A line per caption: its place among the captions (from 0), whom it describes, its rank and measures in percent.
-
-    Where the gallery has no right image, first_rank, AP and INP are empty.
-    """
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("query", "person_id", "caption", "first_rank", "num_right", "AP", "INP", "first_image"))
-        columns = [column.tolist() for column in queries]
-        for query, (rank, num_right, precision, penalty, first) in enumerate(zip(*columns, strict=True)):
-            measured = (rank, num_right, round(100 * precision, 6), round(100 * penalty, 6))
-            measures = measured if rank else ("", 0, "", "")
-            writer.writerow((query, person_ids[query], captions[query], *measures, image_paths[first]))
-
-
-def save_report(folder: Path, report: Report, title: str, details: dict[str, Any]) -> None:
-    """metrics.json (the report and the details), table.md and table.tex."""
-    save_json(folder / "metrics.json", {**report_json(report), **details})
-    for name, text in (("table.md", markdown_table(report, title)), ("table.tex", latex_rows(report, title))):
-        with replacing(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")

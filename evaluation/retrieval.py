@@ -1,33 +1,31 @@
-"""Score a gallery for every caption. T texts, I images, E embedding.
+"""Score a gallery for every caption. T texts, I images, E width of the shared embedding.
 
-Two stages, as in ALBEF (arXiv:2107.07651, section 4): the cosine of the embeddings for every pair, then the matching
-head for the first k images of each text (`evaluation.rerank`).
+Scoring has two stages, as in ALBEF (arXiv:2107.07651, section 4): the cosine of the embeddings for every pair, then the
+matching head for the first k images of each text (`evaluation.rerank`).
 """
 
-import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from evaluation.metrics import Metrics, mean_metrics, measure_queries
+from evaluation.metrics import Metrics, Tail, mean_metrics, measure_queries
 from evaluation.rerank import rerank
 from evaluation.token_store import TokenStore
+from models.person_search import PersonSearchModel
 from utils.distributed import Process, gather_objects, maximum
 from utils.log import progress
 from utils.precision import autocast
-
-logger = logging.getLogger(__name__)
 
 RETRIEVAL_TASKS = frozenset({"itc", "itm"})  # keys of the losses that train what scores a gallery
 
 
 class Scores(NamedTuple):
-    """On the CPU, float32."""
+    """Scores of every text-image pair, on the CPU in float32."""
 
     similarity: Tensor  # (T, I)
     matching: Tensor  # (T, I), -inf where a pair was not re-ranked
@@ -36,88 +34,113 @@ class Scores(NamedTuple):
     seconds: dict[str, float]  # by stage
 
 
-class Gallery(NamedTuple):
+class ScoringSettings(NamedTuple):
+    """How a gallery is scored."""
+
+    process: Process  # encodes its share of both sides and re-ranks the pairs of its share of the images
+    precision: str  # as `utils.precision.autocast` takes it
+    rerank_top_k: int  # images re-ranked per caption; 0 = none, at most I
+
+
+class GalleryEmbeddings(NamedTuple):
+    """The images of all processes."""
+
     embedding: Tensor  # (I, E)
     person_id: Tensor  # (I,)
 
 
-class Queries(NamedTuple):
+class QueryEmbeddings(NamedTuple):
+    """The captions of all processes, with the tokens that the matching head reads."""
+
     input_ids: list[Tensor]  # T of (L,), without padding
     embedding: Tensor  # (T, E)
     person_id: Tensor  # (T,)
 
 
 class EncodedGallery(NamedTuple):
-    """To be searched with one set of captions after the other."""
+    """A gallery that is ready to be searched with one set of captions after another."""
 
-    images: Gallery  # of all processes
-    tokens: TokenStore | None  # of this process's share; None = nothing will be re-ranked
+    images: GalleryEmbeddings
+    tokens: TokenStore | None  # of this process's share of the images; None = nothing will be re-ranked
     first_image: int  # of the share
     seconds: float
 
 
 def score_gallery(
-    model, image_batches: Iterable, caption_batches: Iterable, *, process: Process, precision: str, rerank_top_k: int
+    model: PersonSearchModel,
+    image_batches: DataLoader,
+    caption_batches: DataLoader,
+    *,
+    process: Process,
+    precision: str,
+    rerank_top_k: int,
 ) -> Scores:
-    """Encode both sides and score them; the model is put into evaluation mode and back.
+    """Encode images and captions and score all pairs. The model is in evaluation mode meanwhile, then as it was.
 
     Args:
-        model: a `models.person_search.PersonSearchModel`.
-        image_batches, caption_batches: loaders of `dataset.batches.ImageBatch` and `CaptionBatch`, all of them on every
-            process.
-        process: it encodes its share of both, and re-ranks the pairs of its share of the images.
-        rerank_top_k: images re-ranked per caption; 0 = none, at most I.
-    Returns: the same on every process.
+        image_batches, caption_batches: loaders of `dataset.batches.ImageBatch` and `CaptionBatch`. Every process is
+            given the whole set and takes its own share.
+        process, precision, rerank_top_k: as in `ScoringSettings`.
+    Returns: the same scores on every process.
     """
+    settings = ScoringSettings(process, precision, rerank_top_k)
     was_training = model.training
     model.eval()
-    given: dict[str, Any] = {"process": process, "precision": precision, "rerank_top_k": rerank_top_k}
-    scores = score_captions(model, encode_gallery(model, image_batches, **given), caption_batches, **given)
+    scores = score_captions(model, encode_gallery(model, image_batches, settings), caption_batches, settings)
     model.train(was_training)
     return scores
 
 
 @torch.inference_mode()
-def encode_gallery(
-    model, image_batches: Iterable, *, process: Process, precision: str, rerank_top_k: int
-) -> EncodedGallery:
-    """The first half of score_gallery; arguments as there, the model in evaluation mode."""
+def encode_gallery(model: PersonSearchModel, image_batches: DataLoader, settings: ScoringSettings) -> EncodedGallery:
+    """The first half of `score_gallery`. The model must be in evaluation mode."""
+    process = settings.process
     seconds: dict[str, float] = {}
     batches = _share(image_batches, process)
-    tokens = TokenStore(_num_items(batches), process.device) if rerank_top_k else None
-    with autocast(process.device, precision), _timed(seconds, "images"):
-        images = encode_images(model, batches, process.device, tokens)
+    tokens = TokenStore(_num_rows(batches), process.device) if settings.rerank_top_k else None
+    with autocast(process.device, settings.precision), _timed(seconds, "images"):
+        images = embed_images(model, batches, process.device, tokens)
     return EncodedGallery(images, tokens, _own_rows(len(images.person_id), process).start, seconds["images"])
 
 
 @torch.inference_mode()
 def score_captions(
-    model, gallery: EncodedGallery, caption_batches: Iterable, *, process: Process, precision: str, rerank_top_k: int
+    model: PersonSearchModel, gallery: EncodedGallery, caption_batches: DataLoader, settings: ScoringSettings
 ) -> Scores:
-    """The second half of score_gallery; arguments and result as there, the model in evaluation mode."""
-    seconds = {"images": gallery.seconds}
-    with autocast(process.device, precision), _timed(seconds, "captions"):
-        queries = encode_captions(model, _share(caption_batches, process), process.device)
-    similarity = queries.embedding @ gallery.images.embedding.T  # never in bf16, in which most of a gallery would tie
-    with autocast(process.device, precision), _timed(seconds, "rerank"):
+    """The second half of `score_gallery`. The model must be in evaluation mode."""
+    process, seconds = settings.process, {"images": gallery.seconds}
+    with autocast(process.device, settings.precision), _timed(seconds, "captions"):
+        queries = embed_captions(model, _share(caption_batches, process), process.device)
+    # outside autocast: in bf16 most of a gallery would tie
+    similarity = queries.embedding @ gallery.images.embedding.T
+    with autocast(process.device, settings.precision), _timed(seconds, "rerank"):
         if gallery.tokens is None:
             matching = torch.full_like(similarity, -torch.inf)
         else:
-            share = {"first_image": gallery.first_image, "top_k": rerank_top_k}
-            matching = maximum(rerank(model, gallery.tokens, queries.input_ids, similarity, **share))
+            own = rerank(
+                model,
+                gallery.tokens,
+                queries.input_ids,
+                similarity,
+                first_image=gallery.first_image,
+                top_k=settings.rerank_top_k,
+            )
+            matching = maximum(own)
     return Scores(similarity, matching, queries.person_id, gallery.images.person_id, seconds)
 
 
-def measure(scores: Scores, tail: Literal["similarity", "constant"]) -> Metrics:
-    """R1 R5 R10 mAP mINP of the re-ranked order; tail as in `evaluation.metrics.rank_gallery`."""
+def measure(scores: Scores, tail: Tail) -> Metrics:
+    """R1, R5, R10, mAP and mINP of the re-ranked order; tail as in `evaluation.metrics.rank_gallery`."""
     people = (scores.text_person_id, scores.image_person_id)
     return mean_metrics(measure_queries(scores.similarity, scores.matching, *people, tail))
 
 
-def encode_images(model, image_batches: Iterable, device: torch.device, tokens: TokenStore | None = None) -> Gallery:
-    """The images of all processes, each of which encodes its own; their tokens go to the process's store."""
+def embed_images(
+    model: PersonSearchModel, image_batches: DataLoader, device: torch.device, tokens: TokenStore | None = None
+) -> GalleryEmbeddings:
+    """Encode this process's images, store their tokens if a store is given, and gather the embeddings of all."""
     embeddings, person_ids = [], []
-    with progress(_num_items(image_batches), "encode images", "images") as bar:
+    with progress(_num_rows(image_batches), "encode images", "images") as bar:
         for batch in image_batches:
             features, embedding = model.encode_image(model.normalize(batch.image.to(device, non_blocking=True)))
             if tokens is not None:
@@ -125,35 +148,36 @@ def encode_images(model, image_batches: Iterable, device: torch.device, tokens: 
             embeddings.append(embedding.float().cpu())
             person_ids.append(batch.person_id)
             bar.advance(len(batch.person_id))
-    return Gallery(torch.cat(_of_all(embeddings)), torch.cat(_of_all(person_ids)))
+    return GalleryEmbeddings(torch.cat(_of_all(embeddings)), torch.cat(_of_all(person_ids)))
 
 
-def encode_captions(model, caption_batches: Iterable, device: torch.device) -> Queries:
-    """The captions of all processes, each of which encodes its own."""
+def embed_captions(model: PersonSearchModel, caption_batches: DataLoader, device: torch.device) -> QueryEmbeddings:
+    """Encode this process's captions, and gather the embeddings and tokens of all."""
     input_ids, embeddings, person_ids = [], [], []
-    with progress(_num_items(caption_batches), "encode captions", "captions") as bar:
+    with progress(_num_rows(caption_batches), "encode captions", "captions") as bar:
         for batch in caption_batches:
             ids, mask = batch.text.input_ids, batch.text.attention_mask
             embeddings.append(model.encode_text(ids.to(device), mask.to(device))[1].float().cpu())
-            # copies, as a view would be sent to other processes with the whole batch
+            # a view would take its whole batch along to the other processes, so each row is copied
             input_ids += [row[:length].clone() for row, length in zip(ids, mask.sum(dim=1).tolist(), strict=True)]
             person_ids.append(batch.person_id)
             bar.advance(len(batch.person_id))
-    return Queries(_of_all(input_ids), torch.cat(_of_all(embeddings)), torch.cat(_of_all(person_ids)))
+    return QueryEmbeddings(_of_all(input_ids), torch.cat(_of_all(embeddings)), torch.cat(_of_all(person_ids)))
 
 
 def _own_rows(num_rows: int, process: Process) -> slice:
-    """The process's consecutive share."""
+    """The consecutive rows that are this process's share."""
     first, end = (num_rows * rank // process.world_size for rank in (process.rank, process.rank + 1))
     return slice(first, end)
 
 
-def _share(batches: Any, process: Process) -> Any:
-    """A loader of the process's share of the rows; with one process the loader itself."""
+def _share(batches: DataLoader, process: Process) -> DataLoader:
+    """A loader of this process's share of the rows. A single process gets the loader itself."""
     if process.world_size == 1:
         return batches
+    num_rows = _num_rows(batches)
     return DataLoader(
-        Subset(batches.dataset, range(len(batches.dataset))[_own_rows(len(batches.dataset), process)]),
+        Subset(batches.dataset, range(num_rows)[_own_rows(num_rows, process)]),
         batch_size=batches.batch_size,
         num_workers=batches.num_workers,
         collate_fn=batches.collate_fn,
@@ -168,8 +192,10 @@ def _of_all(parts: list[Tensor]) -> list[Tensor]:
     return [part for own in gather_objects(parts) for part in own]
 
 
-def _num_items(batches: Iterable) -> int:
-    return len(batches.dataset)  # type: ignore[attr-defined]
+def _num_rows(batches: DataLoader) -> int:
+    rows = batches.dataset
+    assert isinstance(rows, Sized)
+    return len(rows)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""scores.npz of eval.py --save-scores: every pair's scores. T captions, I images, in the order of the annotations."""
+"""scores.npz, which eval.py --save-scores writes: the scores of every pair. T captions, I images, as annotated."""
 
 import zipfile
 from collections.abc import Sequence
@@ -11,26 +11,37 @@ from utils.errors import UserError
 from utils.files import replacing
 
 SCORE_NAMES = ("similarity", "scores", "text_person_ids", "image_person_ids", "image_paths")
-CAPTIONS = "captions"  # the only one that files of earlier versions lack
+CAPTIONS = "captions"  # the only array that files of earlier versions lack
+
+
+def score_arrays(scores: Scores, image_paths: Sequence[str], captions: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays of scores.npz by name.
+
+    Returns: similarity and scores (T, I) float32, the latter -inf where a pair was not re-ranked; text_person_ids (T,);
+        image_person_ids (I,); image_paths (I,); captions (T,), cleaned and cut as the model saw them.
+    """
+    return {
+        "similarity": scores.similarity.numpy(),
+        "scores": scores.matching.numpy(),
+        "text_person_ids": scores.text_person_id.numpy(),
+        "image_person_ids": scores.image_person_id.numpy(),
+        "image_paths": np.array(image_paths),
+        CAPTIONS: np.array(captions),
+    }
 
 
 def save_scores(path: Path, scores: Scores, image_paths: Sequence[str], captions: Sequence[str]) -> None:
-    """similarity and scores (T, I) float32, the latter -inf where not re-ranked; person ids (T,), (I,); paths (I,);
-    captions (T,), cleaned and cut as the model saw them."""
+    """Write the compressed arrays of `score_arrays`."""
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(
-            file,
-            similarity=scores.similarity.numpy(),
-            scores=scores.matching.numpy(),
-            text_person_ids=scores.text_person_id.numpy(),
-            image_person_ids=scores.image_person_id.numpy(),
-            image_paths=np.array(image_paths),
-            captions=np.array(captions),
-        )
+        arrays = score_arrays(scores, image_paths, captions)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its own keyword is a bool
 
 
 def read_scores(path: Path) -> dict[str, np.ndarray]:
-    """The arrays by name, captions where it has them. Raises: UserError if the file is missing or not such a file."""
+    """The arrays of `score_arrays` by name; captions only if the file has them.
+
+    Raises: UserError if the file is missing or of another kind.
+    """
     if not path.is_file():
         raise UserError(f"{path} does not exist: run eval.py with --save-scores")
     try:

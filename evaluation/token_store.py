@@ -1,7 +1,7 @@
-"""Image tokens of a gallery, kept until they are re-ranked. I images, K image tokens, D width.
+"""Image tokens of a gallery, kept until they are re-ranked. I images, K tokens of an image, D width.
 
-On the device where they fit beside what else is needed there, else in the machine's memory, else in a temporary file
-that is mapped piece by piece, so that a gallery may be larger than the memory.
+They stay on the device if they fit beside what else is needed there, otherwise in the machine's memory, otherwise in a
+temporary file. The file is mapped piece by piece, so a gallery may be larger than the memory.
 """
 
 import logging
@@ -22,36 +22,37 @@ from utils.precision import product_dtype
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-SHARE_OF_MEMORY = 0.5  # of what is free, that the tokens may take; the rest is for the work on them
-DISK_FOLDER = Path("/var/tmp")  # for temporary files too, and on a disk where /tmp is kept in memory
+SHARE_OF_MEMORY = 0.5  # of the free memory: what the tokens may take; the rest is for the work on them
+DISK_FOLDER = Path("/var/tmp")  # also for temporary files, and on a disk even where /tmp is kept in memory
 _MOUNTS = Path("/proc/self/mounts")
 
 
 class TokenStore:
-    """Tokens of num_images images, appended in order and read by row.
+    """Tokens of images, appended in order and read by row.
 
     Args:
-        num_images: that will be appended in all.
-        device: where they are read to.
+        num_images: how many images will be appended in all.
+        device: where `read` puts the tokens.
     """
 
     def __init__(self, num_images: int, device: torch.device) -> None:
         self.num_images, self.device = num_images, device
-        self.place: Literal["device", "memory", "file"] | None = None  # known with the first tokens, like the next two
+        # these three are known once the first tokens have come
+        self.place: Literal["device", "memory", "file"] | None = None
         self.shape = torch.Size()  # (K, D)
         self.dtype = torch.float32
         self._tokens: Tensor | None = None
         self._file: BinaryIO | None = None
-        self._folder: Path | None = None  # of the file, which has no name
+        self._folder: Path | None = None  # of the file, which itself has no name
         self._filled = 0
 
     def __len__(self) -> int:
         return self._filled
 
     def append(self, tokens: Tensor) -> None:
-        """The next images' tokens (n, K, D), n > 0; kept in the dtype of the matrix products that will read them.
+        """Add the tokens of the next images (n, K, D), n > 0, in the dtype of the matrix products that will read them.
 
-        Raises: UserError where neither memory nor disk holds the gallery.
+        Raises: UserError if neither memory nor disk has room for the gallery.
         """
         if self.place is None:
             self.shape, self.dtype = tokens.shape[1:], product_dtype(tokens)
@@ -66,13 +67,13 @@ class TokenStore:
         self._filled += len(tokens)
 
     def read(self, rows: Tensor) -> Tensor:
-        """Tokens of images rows (n,), on the CPU and ascending: (n, K, D) on the device."""
+        """Tokens (n, K, D) on the device of the images in rows (n,), which are ascending and on the CPU."""
         if self._tokens is not None:
             return self._tokens[rows.to(self._tokens.device)].to(self.device)
         assert self._file is not None
         self._file.flush()
         shape = (self._filled, *self.shape[:-1], self.shape[-1] * self.dtype.itemsize)
-        # a mapping of its own for each read, as pages once read count as this process's until they are unmapped
+        # mapped anew for each read, as pages count as this process's memory until they are unmapped
         mapped = np.memmap(self._file, dtype=np.uint8, mode="r", shape=shape)
         return torch.from_numpy(np.ascontiguousarray(mapped[rows.numpy()])).view(self.dtype).to(self.device)
 
@@ -83,7 +84,7 @@ class TokenStore:
             self.place = "memory"
         else:
             self.place, self._folder = "file", folder_for(num_bytes)
-            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  it goes with the store
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  closed together with the store
         logger.info("image tokens: %.1f GB, kept in %s", num_bytes / 1e9, self._described())
 
     def _described(self) -> str:
@@ -93,7 +94,7 @@ class TokenStore:
 
 
 def folder_for(num_bytes: int) -> Path:
-    """Where a temporary file of so many bytes goes: TMPDIR or what the system has, but not into memory if avoidable.
+    """Folder for a temporary file of num_bytes: TMPDIR or the system's own, if possible one that is not in memory.
 
     Raises: UserError if there is no room.
     """
@@ -113,11 +114,12 @@ def folder_for(num_bytes: int) -> Path:
 
 
 def in_memory(folder: Path) -> bool:
-    """Whether its files take memory (tmpfs). False where that cannot be known."""
+    """Whether the files of a folder take memory (tmpfs). False where the system does not tell."""
     try:
         mounts = [line.split(" ")[1:3] for line in _MOUNTS.read_text().splitlines()]
     except OSError:  # not Linux
         return False
     real = folder.resolve()
     above = [(len(place), row, kind) for row, (place, kind) in enumerate(mounts) if real.is_relative_to(place)]
-    return max(above, default=(0, 0, ""))[2] in ("tmpfs", "ramfs")  # of several at one place the last one counts
+    # of several mounts at one place, the last one counts
+    return max(above, default=(0, 0, ""))[2] in ("tmpfs", "ramfs")

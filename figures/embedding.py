@@ -1,12 +1,12 @@
 """A model's shared embedding: a map of it, and similarities of right and wrong pairs. T captions, I images, E width.
 
-The map is t-SNE (van der Maaten and Hinton, 2008) of image and caption embeddings together: what is near in it is near
-in the embedding, while distances between far groups and the sizes of groups say nothing.
+The map is a t-SNE (van der Maaten and Hinton, 2008) of image and caption embeddings together. Neighbours on the map are
+neighbours in the embedding. The sizes of groups, and the distances between distant groups, mean nothing.
 """
 
 import argparse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from dataset.run_loaders import eval_loaders_of
-from evaluation.retrieval import RETRIEVAL_TASKS, encode_captions, encode_images
+from evaluation.retrieval import RETRIEVAL_TASKS, embed_captions, embed_images
 from figures.inputs import LoadedModel, add_model_arguments, load_models, name_of_data, positive
 from figures.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, new_figure, save
 from utils.distributed import start
@@ -24,17 +24,17 @@ from utils.precision import autocast
 
 PERSON_COLOURS = (BLUE, RED, GREEN, ORANGE, "#CC79A7", INK, "#56B4E9", "#8C6D1F")
 LIGHT = "#C4C4C4"
-MAX_POINTS = 2000  # of the map: t-SNE takes a minute for as many
-MOST_COLOURED_POINTS = 8  # images, and as many captions, of one coloured person
+MAX_POINTS = 2000  # of the map: t-SNE takes a minute for these
+MOST_COLOURED_POINTS = 8  # images, and as many captions, of a person in colour
 FEWEST_POINTS = 4
 PERPLEXITY = 30
-BINS = 50  # at most; fewer where right pairs are few, whose bars would jump
+BINS = 50  # at most; fewer if there are few right pairs, whose bars would jump
 FEWEST_BINS = 12
 ROWS_AT_A_TIME = 512  # of the similarity matrix, which is never in memory as a whole
 
 
 class Embedded(NamedTuple):
-    """A split, embedded: rows of length 1."""
+    """Embeddings of a split; every row has length 1."""
 
     image: np.ndarray  # (I, E) float32
     text: np.ndarray  # (T, E) float32
@@ -45,43 +45,41 @@ class Embedded(NamedTuple):
 
 
 class Histograms(NamedTuple):
-    """Share of the pairs per bin: both (bins,), each adds up to 1."""
+    """Shares of the pairs by bin. Each kind of pair adds up to 1."""
 
     edges: np.ndarray  # (bins + 1,) cosine
-    right: np.ndarray  # pairs of one person
-    wrong: np.ndarray  # pairs of two people
-    overlap: float  # chance that a wrong pair drawn at random is more similar than a right one (half of a tie counts)
+    right: np.ndarray  # (bins,) pairs of one person
+    wrong: np.ndarray  # (bins,) pairs of two people
+    overlap: float  # probability that a random wrong pair is more similar than a random right one; a tie counts half
 
 
 @torch.inference_mode()
 def embed(loaded: LoadedModel, split: str) -> Embedded:
-    """Embeddings of all images and captions of a split; image tokens are not kept."""
+    """Encode all images and captions of a split, without keeping image tokens."""
     model, device = loaded.model, loaded.device
     loaders = eval_loaders_of(loaded.config, loaded.tokenizer, start(), split)
-    images: Any = loaders.gallery.dataset  # typed as any data set; these have paths and texts
-    captions: Any = loaders.captions.dataset
     with autocast(device, loaded.config.train.precision):
-        gallery = encode_images(model, loaders.gallery, device)
-        queries = encode_captions(model, loaders.captions, device)
+        gallery = embed_images(model, loaders.gallery, device)
+        queries = embed_captions(model, loaders.captions, device)
     return Embedded(
         gallery.embedding.numpy(),
         queries.embedding.numpy(),
         gallery.person_id.numpy(),
         queries.person_id.numpy(),
-        [Path(loaded.config.dataset.root).expanduser() / "imgs" / path for path in images.paths],
-        captions.texts,
+        [Path(loaded.config.dataset.root).expanduser() / "imgs" / path for path in loaders.sets.gallery.paths],
+        loaders.sets.captions.texts,
     )
 
 
 def add_single_model_arguments(parser: argparse.ArgumentParser, out: str) -> None:
-    """Arguments of figures of one model and one split."""
+    """Arguments of a figure that shows one model on one split."""
     add_model_arguments(parser)
     parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="default: test")
     parser.add_argument("--out", type=Path, metavar="PATH", help=f"files to write, without suffix (default: {out})")
 
 
 def single_model(args: argparse.Namespace) -> LoadedModel:
-    """Raises: UserError if several were given, or as `load_models`."""
+    """The only model. Raises: UserError if several were given, or as `load_models`."""
     if len(args.checkpoint) > 1:
         raise UserError(f"one --checkpoint makes this figure, {len(args.checkpoint)} were given")
     return load_models(args, RETRIEVAL_TASKS)[0]
@@ -106,7 +104,7 @@ def make(args: argparse.Namespace) -> list[Path]:
 
 
 def draw_embedding(embedded: Embedded, title: str, *, num_people: int, seed: int) -> Figure:
-    """The map at the left, histograms of similarities at the right."""
+    """Draw the map on the left and histograms of similarities on the right."""
     figure = new_figure(7.6, 4.1, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
@@ -116,10 +114,10 @@ def draw_embedding(embedded: Embedded, title: str, *, num_people: int, seed: int
 
 
 def choose_points(embedded: Embedded, num_people: int, seed: int) -> tuple[list[int], np.ndarray]:
-    """People to colour, drawn among those with images and captions, and rows of the map.
+    """Draw the people to be coloured among those with images and captions, and the points of the map.
 
-    Returns: person ids; rows (at most MAX_POINTS,) of [images, captions] one behind the other, the coloured among them.
-    Raises: UserError if nobody has both.
+    Returns: person ids; rows (n,) of the images followed by the captions, at most MAX_POINTS, the coloured ones first.
+    Raises: UserError if nobody has both an image and a caption.
     """
     generator = np.random.default_rng(seed)
     known = np.intersect1d(embedded.image_person_id, embedded.text_person_id)
@@ -139,7 +137,7 @@ def choose_points(embedded: Embedded, num_people: int, seed: int) -> tuple[list[
 
 
 def tsne(points: np.ndarray, seed: int) -> np.ndarray:
-    """Places (n, 2) of points (n, E) of length 1, by their cosine; the same for the same seed."""
+    """Places (n, 2) of points (n, E) of length 1, by their cosine. The same seed gives the same places."""
     from sklearn.manifold import TSNE  # takes a second to import
 
     perplexity = min(PERPLEXITY, max(1.0, (len(points) - 1) / 3))
@@ -164,7 +162,7 @@ def _draw_map(axes: Axes, embedded: Embedded, num_people: int, seed: int) -> Non
         for shown, marker, end in ((is_image, "o", ends[0]), (~is_image, "^", ends[1])):
             x, y = places[own & shown].T
             axes.scatter(x, y, s=24, marker=marker, color=colour, edgecolors="white", linewidths=0.4, zorder=3)
-            # in print without colours the numbers tell the people apart
+            # without colours, in print, the numbers tell the people apart
             label = axes.text(
                 end[0], end[1], str(number), fontsize=8, fontweight="bold", ha="center", va="center", zorder=4
             )
@@ -179,7 +177,7 @@ def _draw_map(axes: Axes, embedded: Embedded, num_people: int, seed: int) -> Non
 
 def similarity_histograms(embedded: Embedded) -> Histograms:
     """Over all T x I pairs. Raises: UserError if there is no right or no wrong pair."""
-    fine = np.linspace(-1, 1, 4001)  # for the overlap, and for bins chosen after the range is known
+    fine = np.linspace(-1, 1, 4001)  # for the overlap, and for bins that are chosen once the range is known
     counts = np.zeros((2, len(fine) - 1), dtype=np.int64)  # wrong, right
     for first in range(0, len(embedded.text), ROWS_AT_A_TIME):
         rows = slice(first, first + ROWS_AT_A_TIME)

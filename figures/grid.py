@@ -1,6 +1,6 @@
 """One or several models on the same captions: the images that each ranks first (`figures grid`, `figures retrievals`).
 
-Scores come from files of eval.py --save-scores, or from checkpoints that are evaluated for it. T captions, I images.
+The scores come from files of eval.py --save-scores, or from checkpoints that are evaluated now. T captions, I images.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from dataset.run_loaders import eval_loaders_of, split_records
 from evaluation.comparison import check_same
 from evaluation.metrics import measure_queries, rank_gallery
 from evaluation.retrieval import RETRIEVAL_TASKS, score_gallery
-from evaluation.score_file import read_scores
+from evaluation.score_file import read_scores, score_arrays
 from figures.inputs import (
     LoadedModel,
     add_config_arguments,
@@ -39,16 +39,16 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 SCORES = "what eval.py --save-scores wrote to"
-CAPTIONS_OF_ONE, CAPTIONS_OF_SEVERAL = 6, 4  # as many rows of images as fit a page
+CAPTIONS_OF_ONE, CAPTIONS_OF_SEVERAL = 6, 4  # whose rows of images fit a page
 
 
 class Ranked(NamedTuple):
-    """One model's scores of a split: the arrays that read_scores returns."""
+    """One model's scores of a split."""
 
     name: str
-    place: Path  # where they come from
+    place: Path  # folder that the scores come from
     config: Config
-    scores: dict[str, np.ndarray]
+    scores: dict[str, np.ndarray]  # as `evaluation.score_file.score_arrays`
 
     @property
     def people(self) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +57,7 @@ class Ranked(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of `figures grid`."""
+    """Arguments of `figures grid`."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--scores", type=Path, action="append", metavar="EVAL_FOLDER", help=f"{SCORES}; once per model")
     what = "instead: best.pth of a run, say, evaluated for the figure; once per model"
@@ -76,14 +76,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_retrievals_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of `figures retrievals`."""
+    """Arguments of `figures retrievals`."""
     parser.add_argument("eval_folder", type=Path, metavar="EVAL_FOLDER", help=SCORES)
     add_config_arguments(parser)
     _add_query_arguments(parser)
 
 
 def _add_query_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which captions, and how many images."""
+    """Arguments that say which captions and how many images."""
     number = f"captions (default: {CAPTIONS_OF_ONE}; of several models {CAPTIONS_OF_SEVERAL})"
     parser.add_argument("--num-queries", type=positive, metavar="N", help=number)
     parser.add_argument("--num-images", type=positive, default=10, metavar="N", help="first images (default: 10)")
@@ -109,7 +109,7 @@ def make(args: argparse.Namespace) -> list[Path]:
 
 
 def make_retrievals(args: argparse.Namespace) -> list[Path]:
-    """`figures retrievals`: one model."""
+    """`figures retrievals`: one model's first images for each caption."""
     split, (ranked,) = _from_files(args, [args.eval_folder], None)
     queries = args.queries or choose("random", [ranked], args.num_queries or CAPTIONS_OF_ONE, args.seed)
     retrievals = _retrievals(ranked, split, queries, args.num_images)
@@ -119,12 +119,12 @@ def make_retrievals(args: argparse.Namespace) -> list[Path]:
 
 
 def choose(rule: str, ranked: Sequence[Ranked], number: int, seed: int) -> list[int]:
-    """At most so many captions of different people in the gallery.
+    """Choose at most `number` captions of different people who are in the gallery.
 
     Args:
-        rule: "random" (drawn by seed; in ascending order), or "gain" / "loss": where the last model's average
-            precision is furthest above / below the first one's, the largest change first.
-    Raises: UserError if a change is asked for of one model, or if there is no such caption.
+        rule: "random" draws by seed and sorts. "gain" and "loss" take the captions for which the last model's average
+            precision is furthest above or below the first model's, the largest change first.
+    Raises: UserError if a change is asked for and only one model is given, or if there is no such caption.
     """
     people = ranked[0].people
     if rule == "random":
@@ -132,11 +132,11 @@ def choose(rule: str, ranked: Sequence[Ranked], number: int, seed: int) -> list[
     if len(ranked) < 2:
         raise UserError(f"--rule {rule} compares two models: give another, or --rule random")
     change = (_average_precision(ranked[-1]) - _average_precision(ranked[0])) * (1 if rule == "gain" else -1)
-    order = np.argsort(-np.nan_to_num(change, nan=-1.0), kind="stable")  # NaN: nobody in the gallery is right
+    order = np.argsort(-np.nan_to_num(change, nan=-1.0), kind="stable")  # NaN: no image is right
     order = order[change[order] > 0]
     if len(order) == 0:
         raise UserError(f"--rule {rule}: {ranked[-1].name} has no {rule} against {ranked[0].name} on any caption")
-    _, first = np.unique(people[0][order], return_index=True)  # each person's caption of the largest change
+    _, first = np.unique(people[0][order], return_index=True)  # each person's caption with the largest change
     return order[np.sort(first)[:number]].tolist()
 
 
@@ -175,7 +175,7 @@ def _reason(args: argparse.Namespace, ranked: Sequence[Ranked]) -> str:
 
 
 def _from_files(args: argparse.Namespace, folders: Sequence[Path], names: list[str] | None) -> tuple[str, list[Ranked]]:
-    """The split, and the scores in each folder of eval.py. Raises: UserError if they are not of one split."""
+    """The split, and the scores in each folder of eval.py. Raises: UserError if the splits differ."""
     configs = load_configs(args, len(folders))
     splits = [_read_json(folder / "metrics.json")["split"] for folder in folders]
     if len(set(splits)) > 1:
@@ -186,7 +186,7 @@ def _from_files(args: argparse.Namespace, folders: Sequence[Path], names: list[s
 
 
 def _from_checkpoints(args: argparse.Namespace) -> tuple[str, list[Ranked]]:
-    """The split, and the scores of each checkpoint, as eval.py computes them."""
+    """The split, and the scores of each checkpoint, computed as eval.py does."""
     ranked = []
     for path, model in zip(args.checkpoint, load_models(args, RETRIEVAL_TASKS), strict=True):
         place = Path(path)
@@ -197,8 +197,6 @@ def _from_checkpoints(args: argparse.Namespace) -> tuple[str, list[Ranked]]:
 def _score(loaded: LoadedModel, args: argparse.Namespace) -> dict[str, np.ndarray]:
     config, process = loaded.config, start()
     loaders = eval_loaders_of(config, loaded.tokenizer, process, args.split)
-    gallery: Any = loaders.gallery.dataset  # typed as any data set; this one has paths
-    captions: Any = loaders.captions.dataset
     scores = score_gallery(
         loaded.model,
         loaders.gallery,
@@ -207,14 +205,7 @@ def _score(loaded: LoadedModel, args: argparse.Namespace) -> dict[str, np.ndarra
         precision=config.train.precision,
         rerank_top_k=config.eval.rerank_top_k,
     )
-    return {
-        "similarity": scores.similarity.numpy(),
-        "scores": scores.matching.numpy(),
-        "text_person_ids": scores.text_person_id.numpy(),
-        "image_person_ids": scores.image_person_id.numpy(),
-        "image_paths": np.array(gallery.paths),
-        "captions": np.array(captions.texts),
-    }
+    return score_arrays(scores, loaders.sets.gallery.paths, loaders.sets.captions.texts)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

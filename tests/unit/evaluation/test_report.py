@@ -1,6 +1,5 @@
-"""The report of an evaluation: its JSON, its tables, its line per query."""
+"""The report of an evaluation: its JSON and its tables."""
 
-import csv
 import json
 import logging
 
@@ -16,8 +15,6 @@ from evaluation.report import (
     measure_orders,
     measures_table,
     report_json,
-    save_per_query,
-    save_report,
 )
 from evaluation.rerank import top_candidates
 from evaluation.retrieval import Scores, measure
@@ -42,9 +39,8 @@ def scores() -> Scores:
 
 @pytest.fixture(scope="module")
 def report(scores):
-    made = make_report(scores, "similarity")
-    made.perturbed["dropped_words"] = measure_orders(scores._replace(similarity=1 - scores.similarity), "similarity")[1]
-    return made
+    changed = measure_orders(scores._replace(similarity=1 - scores.similarity), "similarity")[1]
+    return make_report(scores, "similarity", {"dropped_words": changed})
 
 
 def test_measures_are_those_of_the_training_loop(scores, report):
@@ -107,23 +103,3 @@ def test_markdown_and_latex_have_a_row_per_ranking(report):
     metrics = report.text_to_image["re-ranked"].metrics
     assert f"& {metrics.R1:.2f} & {metrics.R5:.2f}" in rows[0]
     assert f"| {metrics.R1:.2f} (" in markdown[2]
-
-
-def test_query_without_a_right_image_has_empty_measures(tmp_path):
-    queries = measure_queries(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), None, torch.tensor([1, 7]), torch.tensor([1, 2]))
-    save_per_query(tmp_path / "q.csv", queries, [1, 7], ['a "red", hat', "nobody"], ["x/1.png", "y/2.png"])
-    with (tmp_path / "q.csv").open(newline="") as file:
-        first, second = csv.DictReader(file)
-    assert first == {
-        **{"query": "0", "person_id": "1", "caption": 'a "red", hat', "first_rank": "2", "num_right": "1"},
-        **{"AP": "50.0", "INP": "50.0", "first_image": "y/2.png"},
-    }
-    assert (second["first_rank"], second["num_right"], second["AP"], second["INP"]) == ("", "0", "", "")
-    assert second["first_image"] == "x/1.png"
-
-
-def test_files(report, tmp_path):
-    save_report(tmp_path, report, TITLE, {"split": "test"})
-    assert json.loads((tmp_path / "metrics.json").read_text())["split"] == "test"
-    assert (tmp_path / "table.md").read_text() == markdown_table(report, TITLE)
-    assert (tmp_path / "table.tex").read_text() == latex_rows(report, TITLE)
