@@ -7,18 +7,18 @@ from dataset.attributes import Chunks, chunk_ids
 from dataset.tokenizer import Encoded
 
 
-class Word(NamedTuple):
+class CaptionWord(NamedTuple):
     text: str
     chunk: int  # number of its attribute chunk, from 1; 0 = in none
     tokens: list[int]  # its word pieces
 
 
-def words_in(caption: str, encoded: Encoded, chunks: Chunks) -> list[Word]:
+def words_in(caption: str, encoded: Encoded, chunks: Chunks) -> list[CaptionWord]:
     """Words of a cleaned caption that have a word piece; those behind the last token are left out."""
     chunk = chunk_ids(encoded.offsets, chunks)
     words = []
     for match in re.finditer(r"\S+", caption):
         tokens = [n for n, (start, end) in enumerate(encoded.offsets) if start < match.end() and match.start() < end]
         if tokens:
-            words.append(Word(match.group(), max(chunk[token] for token in tokens), tokens))
+            words.append(CaptionWord(match.group(), max(chunk[token] for token in tokens), tokens))
     return words

@@ -1,7 +1,7 @@
 """Figures from the command line: python -m figures NAME ... (--help lists the names).
 
-The modules beside this one read what they need and draw it; docs/figures.md shows them. A new figure is one more row of
-FIGURES: one line that says what it is, and two functions of its module.
+Each module beside this one reads what its figure needs and draws it; docs/figures.md shows the results. To add a
+figure, add a row to FIGURES: one line that says what it is, and two functions of its module.
 """
 
 import argparse
@@ -14,16 +14,13 @@ from typing import Any, NamedTuple
 from figures import attention, embedding, grid, mae, people, words
 from figures.architecture import draw_architecture
 from figures.curves import draw_curves
-from figures.inputs import captions_of
 from figures.style import save
 from utils.errors import UserError
 from utils.log import one_line_errors, set_up_logging
 
-__all__ = ["captions_of", "main"]
 
-
-class Kind(NamedTuple):
-    """A kind of figure: what it is in one line, its arguments, and the function that makes the files."""
+class FigureKind(NamedTuple):
+    """A kind of figure: what it shows in one line, its arguments, and the function that makes its files."""
 
     summary: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
@@ -31,7 +28,7 @@ class Kind(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make one figure and print the names of its files."""
+    """Make one figure and print the paths of its files."""
     parser = argparse.ArgumentParser(
         prog="python -m figures",
         description="Draw a figure, as PNG and PDF.",
@@ -55,7 +52,10 @@ def make_architecture(args: argparse.Namespace) -> list[Path]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Lines of log.jsonl. Raises: UserError for a line that is not JSON, FileNotFoundError without the file."""
+    """Lines of log.jsonl.
+
+    Raises: UserError if a line is not JSON, FileNotFoundError if there is no file.
+    """
     lines = path.read_text(encoding="utf-8").splitlines()
     try:
         return [json.loads(line) for line in lines]
@@ -71,40 +71,42 @@ def _architecture_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="files to write, without suffix")
 
 
-FIGURES = {
-    "curves": Kind("losses and validation of a run, to RUN_FOLDER/curves.png and .pdf", _curves_arguments, make_curves),
-    "retrievals": Kind(
+FIGURES: dict[str, FigureKind] = {
+    "curves": FigureKind(
+        "losses and validation of a run, to RUN_FOLDER/curves.png and .pdf", _curves_arguments, make_curves
+    ),
+    "retrievals": FigureKind(
         "captions beside the images that one model ranks first, to EVAL_FOLDER/retrievals.png and .pdf",
         grid.add_retrievals_arguments,
         grid.make_retrievals,
     ),
-    "grid": Kind(
+    "grid": FigureKind(
         "captions beside the images that several models rank first, a row per model",
         grid.add_arguments,
         grid.make,
     ),
-    "attention": Kind(
+    "attention": FigureKind(
         "where in an image one or several models look for each word of a caption",
         attention.add_arguments,
         attention.make,
     ),
-    "mae": Kind("images, what the masked pass sees of them, and what is rebuilt", mae.add_arguments, mae.make),
-    "words": Kind(
+    "mae": FigureKind("images, what the masked pass sees of them, and what is rebuilt", mae.add_arguments, mae.make),
+    "words": FigureKind(
         "the most frequent nouns and adjectives of a benchmark's captions",
         words.add_arguments,
         words.make,
     ),
-    "people": Kind(
+    "people": FigureKind(
         "one person's images that differ most, and different people whom one caption fits",
         people.add_arguments,
         people.make,
     ),
-    "embedding": Kind(
+    "embedding": FigureKind(
         "map of the embedding, and similarities of right and wrong pairs",
         embedding.add_arguments,
         embedding.make,
     ),
-    "architecture": Kind("the picture in README.md", _architecture_arguments, make_architecture),
+    "architecture": FigureKind("the picture in README.md", _architecture_arguments, make_architecture),
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The picture of the architecture: encoders, momentum copies with queues, decoder, and where each loss sits."""
+"""The picture of the architecture: encoders, momentum copies with queues, the decoder, and the place of each loss."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ TRAINED, MOMENTUM, LOSS, INNER = "#D6E8F5", "white", "#FBE3B5", "#F4F9FD"
 ROW_MOMENTUM, ROW_IMAGE, ROW_TEXT, ROW_MASKED = 5.35, 4.0, 2.5, 0.85
 INPUT_X, ENCODER_X, MIDDLE_X, LOSS_X = 0.9, 3.15, 5.95, 10.7
 ENCODER_WIDTH = 2.3
-# of the 4 x 6 patches of the sketch, by column and row from the bottom: half of them, chosen by eye
+# half of the sketch's 4 x 6 patches, as column and row from the bottom, chosen by eye
 HIDDEN = ((0, 0), (2, 0), (3, 1), (0, 1), (1, 2), (2, 2), (3, 3), (0, 3), (2, 4), (1, 4), (3, 5), (0, 5))
 
 
@@ -156,7 +156,7 @@ def _box(
 
 
 def _write(axes: Axes, middle: Point, title: str, text: str, text_size: float = 9) -> None:
-    """A bold title, which may be empty, over one or two lines."""
+    """A bold title, which may be empty, above one or two lines."""
     x, y = middle
     above = 0.12 + 0.07 * text.count("\n")
     axes.text(x, y + above, title, ha="center", va="center", fontsize=10, fontweight="bold", zorder=5)
@@ -174,7 +174,7 @@ def _loss(axes: Axes, middle: Point, key: str, meaning: str) -> None:
 
 
 def _arrow(axes: Axes, points: Sequence[Point], *, dashed: bool = False) -> None:
-    """A line through the points with a head at the last one; where it crosses an earlier line, that one shows a gap."""
+    """A line through the points that ends in an arrowhead. An earlier line that it crosses shows a gap there."""
     style = (0, (4, 2.5)) if dashed else "-"
     x, y = zip(*points, strict=True)
     axes.plot(x, y, color="white", linewidth=5, zorder=2, solid_capstyle="butt")

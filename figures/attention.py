@@ -1,6 +1,6 @@
-"""Where in an image models look for each word of a caption: maps of models.attention_maps, one row per model.
+"""Where models look in an image for each word of a caption: maps of `models.attention_maps`, one row per model.
 
-W words. Words are coloured by the attribute chunk that they belong to; word pieces are merged to words.
+W words. Word pieces are merged into words, and words are coloured by their attribute chunk.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from dataset.attributes import Chunks, chunks_by_rules, chunks_by_spacy, installed_parser
 from dataset.tokenizer import Encoded
-from dataset.words import Word, words_in
+from dataset.words import CaptionWord, words_in
 from figures.inputs import (
     LoadedModel,
     Pair,
@@ -48,13 +48,13 @@ WORD_INCHES, BAR_INCHES, LINE_GAP_INCHES = 0.24, 0.1, 0.14
 CHARACTERS_PER_LINE = 112  # of the caption, 9 pt
 CELL_PIXELS = 144  # width of the images in the file
 WORD_POINTS, CHARACTERS_PER_CELL = 8.0, 8  # longer words are written smaller
-NUMBER_POINTS = 5.5  # of the chunks' numbers, above right of their words
+NUMBER_POINTS = 5.5  # of the chunks' numbers, at the upper right of their words
 
 
 class Explained(NamedTuple):
     """One model's view of a caption and an image."""
 
-    words: list[Word]
+    words: list[CaptionWord]
     maps: Tensor  # (W, rows, columns)
     label: str
 
@@ -71,18 +71,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def make(args: argparse.Namespace) -> list[Path]:
-    """`figures attention`: every word of one caption on one image."""
+    """`figures attention`: a map for every word of one caption on one image."""
     models = load_models(args, NEEDED)
     pair, title = _chosen(args, models[0])
     explained = [explain(loaded, pair, args.layer) for loaded in models]
-    words = min((one.words for one in explained), key=len)  # a model may cut captions earlier than the other
+    words = min((one.words for one in explained), key=len)  # one model may cut captions earlier than another
     maps, labels = [one.maps for one in explained], [one.label for one in explained]
     figure = draw_attention(pair.caption, np.asarray(read_picture(pair.image)), words, maps, labels, title)
     return save(figure, args.out or Path(args.checkpoint[-1]).parent / "attention")
 
 
 def explain(loaded: LoadedModel, pair: Pair, layer: int | None) -> Explained:
-    """Raises: UserError if the caption has no word, if the picture cannot be read, or as word_attention does."""
+    """Map of every word of the pair's caption.
+
+    Args:
+        layer: of the cross-modal encoder, from 0; None = `default_layer`.
+    Raises: UserError if the caption has no word or the picture cannot be read; as `word_attention`.
+    """
     cleaned, encoded = encode_caption(loaded, pair.caption)
     words = words_in(cleaned, encoded, chunks_of(cleaned))
     if not words:
@@ -92,25 +97,32 @@ def explain(loaded: LoadedModel, pair: Pair, layer: int | None) -> Explained:
 
 
 def chunks_of(caption: str) -> Chunks:
-    """Attribute chunks of one cleaned caption, parsed anew: it may be of no data set, beside which they were stored."""
+    """Attribute chunks of one cleaned caption, which may be of no data set and is therefore parsed anew."""
     model = installed_parser().model
     return next(iter(chunks_by_rules([caption]) if model is None else chunks_by_spacy([caption], model)))
 
 
-def word_maps(loaded: LoadedModel, picture: Path, encoded: Encoded, words: Sequence[Word], layer: int) -> Tensor:
-    """Map of each word, the mean over its word pieces: (W, rows, columns) on the CPU."""
+def word_maps(loaded: LoadedModel, picture: Path, encoded: Encoded, words: Sequence[CaptionWord], layer: int) -> Tensor:
+    """The map of each word, the mean of those of its word pieces: (W, rows, columns) on the CPU."""
     image = loaded.model.normalize(read_input(loaded, picture))
     maps = word_attention(loaded.model, image, torch.tensor(encoded.ids, device=loaded.device), layer).cpu()
     return torch.stack([maps[word.tokens].mean(dim=0) for word in words])
 
 
 def draw_attention(
-    caption: str, picture: np.ndarray, words: Sequence[Word], maps: Sequence[Tensor], labels: Sequence[str], title: str
+    caption: str,
+    picture: np.ndarray,
+    words: Sequence[CaptionWord],
+    maps: Sequence[Tensor],
+    labels: Sequence[str],
+    title: str,
 ) -> Figure:
-    """A cell per word and model, the words in reading order.
+    """Draw a cell per word and model, the words in reading order.
 
     Args:
-        picture: (H, W, 3) uint8. maps: of each model, (W or more, rows, columns) >= 0. labels: of the models.
+        picture: (height, width, 3) uint8.
+        maps: for each model (W or more, rows, columns), all >= 0.
+        labels: of the models.
     """
     cell = (CELL_INCHES, CELL_INCHES * float(np.clip(picture.shape[0] / picture.shape[1], 0.75, 3)))
     lines = textwrap.wrap(" ".join(caption.split()), CHARACTERS_PER_LINE)
@@ -130,7 +142,7 @@ def draw_attention(
         line, column = divmod(number, CELLS_PER_LINE)
         left = MARGIN_INCHES + NAME_INCHES + column * (CELL_INCHES + GAP_INCHES)
         line_top = top + line * line_inches
-        _write_word(axes, words[number - 1] if number else Word("image", 0, []), (left, line_top))
+        _write_word(axes, words[number - 1] if number else CaptionWord("image", 0, []), (left, line_top))
         for row, own in enumerate(maps):
             corner = (left, line_top + WORD_INCHES + row * row_inches)
             if column == 0:
@@ -145,7 +157,10 @@ def draw_attention(
 
 
 def _chosen(args: argparse.Namespace, loaded: LoadedModel) -> tuple[Pair, str]:
-    """What the arguments ask for, and the figure's title. Raises: UserError if they do not fit together."""
+    """The pair that the arguments ask for, and the figure's title.
+
+    Raises: UserError if the arguments contradict one another.
+    """
     if args.caption is not None:
         if args.image is None or args.query is not None:
             raise UserError("--caption needs --image, and no --query")
@@ -159,7 +174,7 @@ def _chosen(args: argparse.Namespace, loaded: LoadedModel) -> tuple[Pair, str]:
 
 
 def _resized(picture: np.ndarray, cell: tuple[float, float]) -> np.ndarray:
-    """(H, W, 3) uint8 -> pixels of a cell in [0, 1]."""
+    """(height, width, 3) uint8 -> pixels of a cell in [0, 1]."""
     size = (round(CELL_PIXELS * cell[1] / cell[0]), CELL_PIXELS)
     pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
     pixels = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
@@ -167,13 +182,13 @@ def _resized(picture: np.ndarray, cell: tuple[float, float]) -> np.ndarray:
 
 
 def _pale_grey(picture: np.ndarray, cell: tuple[float, float]) -> np.ndarray:
-    """The picture as the ground of a map: (h, w, 1), light enough for the colours to be told."""
+    """The picture as a map's background: (h, w, 1), light enough to tell the colours apart."""
     grey = _resized(picture, cell) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return (0.45 + 0.55 * grey)[..., None]
 
 
 def _colours(heat: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """A map (rows, columns), scaled to its maximum, as colours (h, w, 3); white where it is 0."""
+    """A map (rows, columns), divided by its maximum, as colours (h, w, 3); 0 is white."""
     scaled = heat / heat.max().clamp(min=torch.finfo(heat.dtype).tiny)
     smooth = F.interpolate(scaled[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
     return HEAT(smooth.numpy())[..., :3]
@@ -185,8 +200,8 @@ def _show(axes: Axes, pixels: np.ndarray, corner: tuple[float, float], cell: tup
     axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=GREY, linewidth=0.6))
 
 
-def _write_word(axes: Axes, word: Word, corner: tuple[float, float]) -> None:
-    """The word above its cell, on the colour of its chunk and with the chunk's number."""
+def _write_word(axes: Axes, word: CaptionWord, corner: tuple[float, float]) -> None:
+    """Write the word above its cell, on the colour of its chunk and with the chunk's number."""
     background, ink = CHUNK_COLOURS[(word.chunk - 1) % len(CHUNK_COLOURS)] if word.chunk else (None, INK)
     height = WORD_INCHES - 0.05
     if background:

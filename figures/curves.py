@@ -1,4 +1,4 @@
-"""Losses and validation over the epochs of a run."""
+"""Losses and validation measures of a run, by epoch."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,11 +27,11 @@ TITLES = {
 
 
 def draw_curves(lines: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """One small panel per loss, and below them R@1 and mAP of the split that the run was evaluated on.
+    """Draw a small panel per loss, and below them R@1 and mAP on the split that the run was evaluated on.
 
     Args:
-        lines: of log.jsonl, one per epoch: epoch (from 0), train/LOSS, and SPLIT/R1, SPLIT/mAP in percent where the
-            epoch was evaluated; null where a value was not finite.
+        lines: of log.jsonl, one per epoch: epoch (from 0), train/LOSS, and SPLIT/R1 and SPLIT/mAP in percent if the
+            epoch was evaluated; null if a value was not finite.
     Raises: UserError if there is no line.
     """
     if not lines:
@@ -63,18 +63,20 @@ def _draw_validation(axes: Axes, lines: Sequence[Mapping[str, Any]], epochs: Seq
         if not measured:
             continue
         best_epoch, best = max(measured, key=lambda point: point[1])
-        # the measured epochs alone: with eval.every above 1 the line runs through the gaps
+        # only the epochs that were evaluated: with eval.every above 1, the line bridges the gaps
         x, y = zip(*measured, strict=True)
         _plot(axes, x, y, colour, style, label=f"{name}, best {best:.1f} in epoch {best_epoch}")
-        axes.plot(best_epoch, best, "o", color=colour, markersize=7, clip_on=False)  # may lie on the border
+        axes.plot(best_epoch, best, "o", color=colour, markersize=7, clip_on=False)  # the dot may lie on the border
     axes.set_xlim(epochs[0] - 0.02 * len(epochs), epochs[-1] + 0.02 * len(epochs))
     axes.margins(y=0.12)
     axes.set_ylim(bottom=0)
     axes.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none")
 
 
-def _plot(axes: Axes, epochs: Sequence[int], values: Sequence[float], colour: str, style: str = "-", **options) -> None:
-    marker = "." if len(epochs) < 40 else None  # else a run of one epoch would show nothing
+def _plot(
+    axes: Axes, epochs: Sequence[int], values: Sequence[float], colour: str, style: str = "-", **options: Any
+) -> None:
+    marker = "." if len(epochs) < 40 else None  # without it, a run of one epoch would show nothing
     axes.plot(epochs, values, style, color=colour, marker=marker, **options)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))

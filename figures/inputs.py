@@ -1,4 +1,4 @@
-"""What figures of models are made from: a split's captions with their images, checkpoints, and their arguments."""
+"""What figures of models are made from: the captions of a split with their images, checkpoints, and arguments."""
 
 import argparse
 import logging
@@ -31,7 +31,7 @@ KINDS = {"vim": "Vim", "vit": "ViT"}
 
 
 class Pair(NamedTuple):
-    """A caption, as annotated, with its own image."""
+    """A caption as it was annotated, with its own image."""
 
     caption: str
     image: Path
@@ -39,7 +39,7 @@ class Pair(NamedTuple):
 
 
 class LoadedModel(NamedTuple):
-    name: str  # as figures call it
+    name: str  # in figures
     config: Config
     model: PersonSearchModel  # in evaluation mode, on `device`
     tokenizer: BertTokenizer
@@ -47,14 +47,14 @@ class LoadedModel(NamedTuple):
 
 
 def positive(text: str) -> int:
-    """Type of an argument that counts."""
+    """Type of an argument that is a count: an integer above 0."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return int(text)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """--config, --set, --checkpoint, --trust-checkpoint and --names of a figure that runs models."""
+    """--config, --set, --checkpoint, --trust-checkpoint and --names, for a figure that runs models."""
     add_config_arguments(parser)
     what = "best.pth of a run, say; once per model, the first one on top"
     parser.add_argument("--checkpoint", action="append", required=True, metavar="PATH", help=what)
@@ -71,13 +71,13 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_naming_arguments(parser: argparse.ArgumentParser) -> None:
-    """--names and --trust-checkpoint, where checkpoints are given."""
+    """--names and --trust-checkpoint, for a figure that may be given checkpoints."""
     parser.add_argument("--names", nargs="+", metavar="NAME", help="of the models in the figure (default: Vim, ViT)")
     parser.add_argument("--trust-checkpoint", action="store_true", help="unpickle the file even if that runs code")
 
 
 def add_pair_arguments(parser: argparse.ArgumentParser, number: int) -> None:
-    """--split, --queries, --number and --seed: which captions of a split."""
+    """--split, --queries, --number and --seed, which choose captions of a split."""
     parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="default: test")
     parser.add_argument("--queries", type=int, nargs="+", metavar="ROW", help="these captions of the split, from 0")
     parser.add_argument(
@@ -87,9 +87,9 @@ def add_pair_arguments(parser: argparse.ArgumentParser, number: int) -> None:
 
 
 def load_models(args: argparse.Namespace, tasks: frozenset[str]) -> list[LoadedModel]:
-    """The models of add_model_arguments, with the parts that the tasks (keys of losses) need, from whole checkpoints.
+    """Build the models of `add_model_arguments`, with the parts that the tasks (keys of losses) need.
 
-    Raises: UserError if arguments do not fit together, or if a checkpoint does not fill its model.
+    Raises: UserError if the numbers of arguments differ, or if a checkpoint does not fill its whole model.
     """
     configs = load_configs(args, len(args.checkpoint))
     names = model_names(args.names, configs, args.checkpoint)
@@ -104,7 +104,7 @@ def load_models(args: argparse.Namespace, tasks: frozenset[str]) -> list[LoadedM
 
 
 def load_configs(args: argparse.Namespace, number: int) -> list[Config]:
-    """One configuration per model: those given, or the only one given for all."""
+    """One configuration per model. A single one that is given counts for all."""
     paths = args.config * number if len(args.config) == 1 else args.config
     if len(paths) != number:
         raise UserError(f"{len(paths)} --config for {number} models: give one for all, or one for each, in their order")
@@ -112,7 +112,7 @@ def load_configs(args: argparse.Namespace, number: int) -> list[Config]:
 
 
 def model_names(given: list[str] | None, configs: Sequence[Config], places: Sequence[str | Path]) -> list[str]:
-    """The names given; else Vim and ViT where the models differ in that; else the names of their folders."""
+    """The given names, else Vim and ViT if that tells the models apart, else the names of their folders."""
     if given:
         if len(given) != len(configs):
             raise UserError(f"{len(given)} --names for {len(configs)} models")
@@ -125,7 +125,7 @@ def model_names(given: list[str] | None, configs: Sequence[Config], places: Sequ
 
 
 def read_input(loaded: LoadedModel, picture: Path) -> Tensor:
-    """A picture as the model takes it, before normalisation: (1, 3, H, W) uint8."""
+    """Read a picture in the model's size, not yet normalised: (1, 3, H, W) uint8."""
     return read_image(picture, loaded.config.dataset.image_size)[None].to(loaded.device)
 
 
@@ -147,7 +147,7 @@ def pairs_of(config: Config, split: str) -> list[Pair]:
 
 
 def chosen_pairs(args: argparse.Namespace, config: Config) -> list[Pair]:
-    """The captions that add_pair_arguments asks for; drawn ones are of different people.
+    """The captions that the arguments of `add_pair_arguments` ask for. Drawn ones are of different people.
 
     Raises: UserError if there is no such caption.
     """
@@ -161,21 +161,21 @@ def chosen_pairs(args: argparse.Namespace, config: Config) -> list[Pair]:
 
 
 def draw_rows(number: int, person_id: np.ndarray, seed: int) -> list[int]:
-    """Draw at most so many rows of different people from person_id (T,); in ascending order."""
+    """Draw at most `number` rows of different people from person_id (T,), in ascending order."""
     order = np.random.default_rng(seed).permutation(len(person_id))
     _, first = np.unique(person_id[order], return_index=True)  # the first drawn row of each person
     return sorted(order[np.sort(first)[:number]].tolist())
 
 
 def check_rows(rows: Sequence[int], number: int) -> None:
-    """Raises: UserError unless all rows are captions of so many."""
+    """Raises: UserError unless every row is one of `number` captions."""
     for row in rows:
         if not 0 <= row < number:
             raise UserError(f"there is no caption {row}: they are numbered 0 to {number - 1}")
 
 
 def captions_of(records: Sequence[Record], scores: dict[str, np.ndarray], place: str) -> list[str]:
-    """Captions in the order of the rows of scores, as annotated; records whose image was skipped are left out.
+    """Captions as annotated, in the order of the scores. Records whose image was skipped are left out.
 
     Raises: UserError if the records are not those that were scored.
     """
@@ -187,6 +187,6 @@ def captions_of(records: Sequence[Record], scores: dict[str, np.ndarray], place:
 
 
 def name_of_data(config: Config, split: str) -> str:
-    """For titles: benchmark and split, and whether the pedestrians are drawn."""
+    """Benchmark and split for titles, and whether the pedestrians are drawn."""
     drawn = (Path(config.dataset.root).expanduser() / "synthetic.json").is_file()
     return f"{'drawn pedestrians, ' if drawn else ''}{config.dataset.name} {split}"

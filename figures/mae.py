@@ -1,4 +1,4 @@
-"""What the reconstruction task does: images, what the masked pass sees of them, and what the decoder rebuilds."""
+"""The reconstruction task: images, what the masked pass sees of them, and what the decoder rebuilds."""
 
 import argparse
 import textwrap
@@ -31,22 +31,22 @@ from models.sampling import KeptPatches, draw_kept_patches
 from utils.errors import UserError
 
 NEEDED = frozenset({"mae"})
-HIDDEN_GREY = 0.72  # of 1, where a patch is hidden
+HIDDEN_GREY = 0.72  # grey value of hidden patches, in [0, 1]
 CAPTION_INCHES, IMAGE_INCHES, GAP_INCHES, MARGIN_INCHES = 2.9, 1.0, 0.1, 0.15
 HEADER_INCHES, NOTE_INCHES, FOOTER_INCHES = 0.85, 0.3, 0.5
-WORDS_INCHES = 7.0  # title and legend need as much
+WORDS_INCHES = 7.0  # width that title and legend need
 CHARACTERS_PER_LINE = 40  # of 9 pt text on CAPTION_INCHES
 LINE_INCHES = 0.165
 
 
 class Rebuilt(NamedTuple):
-    """One image as pictures (H, W, 3) in [0, 1], and how far the hidden patches are from it."""
+    """One image as three pictures (H, W, 3) in [0, 1], and the errors of its hidden patches."""
 
     image: np.ndarray
     masked: np.ndarray  # hidden patches grey
     rebuilt: np.ndarray  # visible patches as they are
-    error: float  # mean squared difference of hidden patches, normalised pixels: the mae loss of this image
-    error_of_mean: float  # the same, had they been filled with the mean colour of the visible patches
+    error: float  # mean squared difference of hidden patches in normalised pixels: this image's mae loss
+    error_of_mean: float  # the error if the mean colour of the visible patches filled the hidden ones
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def make(args: argparse.Namespace) -> list[Path]:
-    """`figures mae`: a row for each caption and image."""
+    """`figures mae`: a row per caption and image."""
     models = load_models(args, NEEDED)
     pairs = chosen_pairs(args, models[0].config)
     results = [[rebuild_pair(model, pair, args.seed + row) for model in models] for row, pair in enumerate(pairs)]
@@ -67,7 +67,7 @@ def make(args: argparse.Namespace) -> list[Path]:
 
 
 def rebuild_pair(loaded: LoadedModel, pair: Pair, seed: int) -> Rebuilt:
-    """seed: of the hidden patches; models of one grid and one mask ratio hide the same ones."""
+    """Rebuild the pair's image. Models with equal grids and mask ratios hide the same patches for the same seed."""
     _, encoded = encode_caption(loaded, pair.caption)
     ratio, generator = loaded.config.model.mask_ratio, torch.Generator().manual_seed(seed)
     drawn = draw_kept_patches(1, loaded.model.image_encoder.num_patches, ratio, generator=generator)
@@ -81,7 +81,9 @@ def rebuild(model: PersonSearchModel, image: Tensor, input_ids: Tensor, kept: Ke
     """Rebuild one image from its kept patches and its caption.
 
     Args:
-        image: (1, 3, H, W) uint8; input_ids: (1, L); kept: of one image.
+        image: (1, 3, H, W) uint8.
+        input_ids: (1, L).
+        kept: of one image.
     Raises: UserError if the model has no decoder.
     """
     if model.decoder is None:
@@ -113,7 +115,7 @@ def rebuild(model: PersonSearchModel, image: Tensor, input_ids: Tensor, kept: Ke
 def draw_rebuilt(
     captions: Sequence[str], results: Sequence[Sequence[Rebuilt]], names: Sequence[str], title: str
 ) -> Figure:
-    """A row per image: caption, input, and for each model what is left of it and what it rebuilds; errors below."""
+    """Draw a row per image: caption, input, and for each model what it sees and what it rebuilds, errors below."""
     tall = results[0][0].image.shape[0] / results[0][0].image.shape[1]
     size = (IMAGE_INCHES, IMAGE_INCHES * tall)
     first_image = MARGIN_INCHES + CAPTION_INCHES

@@ -1,6 +1,6 @@
-"""Why the task is hard, in examples: one person's images that differ, and different people whom one caption fits.
+"""Examples of why the task is hard: one person's images that differ, and different people whom one caption fits.
 
-Chosen by rule, by the similarity of the embeddings. T captions, I images.
+A rule chooses them by the similarity of their embeddings. T captions, I images.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from figures.retrievals import read_picture, show_image
 from figures.style import INK, new_figure, save
 from utils.errors import UserError
 
-PEOPLE_PER_CAPTION = 6  # the one described and the others
+PEOPLE_PER_CAPTION = 6  # including the person described
 ROWS_AT_A_TIME = 512  # of the similarity matrix
 IMAGE_INCHES, GAP_INCHES, MARGIN_INCHES = 0.76, 0.06, 0.15
 STEP_INCHES = IMAGE_INCHES + GAP_INCHES
@@ -41,7 +41,7 @@ class FarPair(NamedTuple):
 
 
 class ClosePeople(NamedTuple):
-    """A caption and the image of each person that is most similar to it, best first."""
+    """A caption, and of each of several people the image that is most similar to it, best first."""
 
     caption: str
     images: list[Path]
@@ -66,7 +66,7 @@ def make(args: argparse.Namespace) -> list[Path]:
 
 
 def furthest_pairs(embedded: Embedded, number: int) -> list[FarPair]:
-    """The two least similar images of each person; the people where they are least similar, at most so many.
+    """The two least similar images of a person, for at most `number` people, the least similar pair first.
 
     Raises: UserError if nobody has two images.
     """
@@ -84,11 +84,10 @@ def furthest_pairs(embedded: Embedded, number: int) -> list[FarPair]:
 
 
 def closest_people(embedded: Embedded, number: int) -> list[ClosePeople]:
-    """Captions that fit several people almost equally well.
+    """Captions that fit several people almost equally well: at most `number`, each of another person, best first.
 
-    Each person counts with the image most similar to the caption. Of a caption, the person described and the
-    PEOPLE_PER_CAPTION - 1 most similar others are compared: the smaller the range of their similarities, the better
-    the example. Captions of different people are taken, in this order.
+    A person's similarity is that of the image most similar to the caption. The person described is compared with the
+    PEOPLE_PER_CAPTION - 1 most similar others: the smaller the range of their similarities, the better the example.
     Raises: UserError if no caption describes anybody in the gallery, or if the gallery shows a single person.
     """
     by_person = np.argsort(embedded.image_person_id, kind="stable")
@@ -132,9 +131,10 @@ def _example(embedded: Embedded, query: int, people: np.ndarray) -> ClosePeople:
 
 
 def draw_people(pairs: Sequence[FarPair], examples: Sequence[ClosePeople], title: str) -> Figure:
-    """Part a: pairs of images with their cosine. Part b: a row per caption, the person described in a green frame.
+    """Draw part a, pairs of images with their cosine, and part b, a row per caption.
 
-    Raises: UserError naming the image if one cannot be read.
+    In part b the person described has a green frame.
+    Raises: UserError that names the image if one cannot be read.
     """
     shown = [path for pair in pairs for path in pair.images] + [path for own in examples for path in own.images]
     pictures = {path: read_picture(path) for path in shown}

@@ -15,31 +15,34 @@ from figures.inputs import check_rows, draw_rows
 from figures.style import GREEN, GREY, INK, TITLE_LINE_INCHES, new_figure, wrap_title
 from utils.errors import UserError
 
-# ten images a row are 8.7 inches wide, so that text of 8 pt can still be read when that is printed on a page
+# a row of ten images is 8.7 inches wide, so that text of 8 pt is still readable when printed on a page
 CAPTION_INCHES, IMAGE_INCHES, GAP_INCHES, ROW_GAP_INCHES, MARGIN_INCHES = 2.3, 0.52, 0.075, 0.2, 0.12
-NAME_INCHES = 0.24  # of the models' names, written upwards
+NAME_INCHES = 0.24  # of the models' names, which are rotated
 HEADER_INCHES, FOOTER_INCHES = 0.58, 0.32
-WORDS_INCHES = 6.5  # the legend needs as much
+WORDS_INCHES = 6.5  # width that the legend needs
 CHARACTERS_PER_LINE = 33  # of 8 pt text on CAPTION_INCHES
 LINE_INCHES = 0.148
-MOST_LINES = 12  # of a caption; what is longer is cut
-PURE_RED = "#C8102E"  # thickness and tick tell it from green as well, so that it may be no colour-blind reader's red
+MOST_LINES = 12  # of a caption; the rest is cut off
+PURE_RED = "#C8102E"  # need not suit colour-blind readers, as thickness and tick also tell it from green
 IMAGE_PIXELS = 160  # width of the images in the file
 
 
 class Retrieval(NamedTuple):
-    """One caption with its answers by one model."""
+    """One model's answer to one caption."""
 
     caption: str
-    images: list[Path]  # the first of the ranking
-    right: list[bool]  # of each, whether it shows the person described
+    images: list[Path]  # the first ones of the ranking
+    right: list[bool]  # whether each of them shows the person described
     first_right: int  # rank of the best right image, from 1; 0 = the gallery has none
     num_right: int
     gallery_size: int
 
 
 def choose_queries(num_queries: int, text_person_id: np.ndarray, image_person_id: np.ndarray, seed: int) -> list[int]:
-    """Draw captions (T,) of different people who are in the gallery, at most num_queries; in ascending order."""
+    """Draw at most num_queries captions of different people who are in the gallery, in ascending order.
+
+    Args: text_person_id (T,), image_person_id (I,).
+    """
     present = np.flatnonzero(np.isin(text_person_id, image_person_id))
     return present[draw_rows(num_queries, text_person_id[present], seed)].tolist()
 
@@ -54,11 +57,13 @@ def collect(
     *,
     num_images: int,
 ) -> list[Retrieval]:
-    """Captions and first images of some queries.
+    """The first num_images images of some captions.
 
     Args:
-        order: (T, I) gallery rows, best first; those of the queries are enough.
-        captions: T; text_person_id (T,); images: I; image_person_id (I,).
+        queries: rows of the captions.
+        order: (T, I) gallery rows, best first; a mapping needs those of the queries alone.
+        captions: T of them; text_person_id (T,), image_person_id (I,).
+        images: I of them.
     Raises: UserError if a query is not one of the T captions.
     """
     check_rows(queries, len(captions))
@@ -73,21 +78,22 @@ def collect(
 
 
 def draw_retrievals(retrievals: Sequence[Retrieval], title: str) -> Figure:
-    """The answers of one model, as `draw_grid` draws them, with grey frames around the wrong images."""
+    """Draw the answers of one model as `draw_grid` does, with grey frames around wrong images."""
     return draw_grid([[retrieval] for retrieval in retrievals], (), title, wrong="grey")
 
 
 def draw_grid(
     queries: Sequence[Sequence[Retrieval]], names: Sequence[str], title: str, *, wrong: str = "red"
 ) -> Figure:
-    """A block per caption: its words at the left, beside them a row of images per model, all images of one size.
+    """Draw a block per caption: its words on the left, and beside them a row of images per model, all of one size.
 
-    Right images have a thick green frame and a tick, others a thin one.
+    Right images have a thick green frame and a tick, the others a thin frame.
 
     Args:
-        queries: for each caption the answers of every model. names: of the models; none = they are not written.
+        queries: for each caption the answers of every model.
+        names: of the models; empty = they are not written.
         wrong: colour of the thin frames, "red" or "grey".
-    Raises: UserError naming the image if one cannot be read.
+    Raises: UserError that names the image if one cannot be read.
     """
     pictures = {path: read_picture(path) for query in queries for answers in query for path in answers.images}
     tall = float(np.median([image.height / image.width for image in pictures.values()]))
@@ -117,7 +123,7 @@ def draw_grid(
 
 
 class _Block(NamedTuple):
-    """A caption and what belongs to it, in inches from the upper edge."""
+    """A caption with its note, in inches from the upper edge."""
 
     top: float
     bottom: float
@@ -157,7 +163,7 @@ def _lay_out(queries: Sequence[Sequence[Retrieval]], names: Sequence[str], title
 
 
 def _note(query: Sequence[Retrieval], names: Sequence[str]) -> list[str]:
-    """Lines that tell how good the answers are, and how good they could be, which is the same for all models."""
+    """Lines that say how good the answers are, and how many right images there are for all models to find."""
     if query[0].first_right == 0:
         return ["nobody in the gallery is this person"]
     named = zip(query, names or [""] * len(query), strict=True)
@@ -169,9 +175,13 @@ def _note(query: Sequence[Retrieval], names: Sequence[str]) -> list[str]:
 def show_image(
     axes: Axes, picture: Image.Image, corner: tuple[float, float], size: tuple[float, float], right: bool, wrong: str
 ) -> None:
-    """An image stretched to the common size (width, height), as the encoder's input is, with its frame.
+    """Draw an image with its frame, stretched to the common size as the encoder's input is.
 
-    corner: left and top, in inches; right: thick green frame with a tick, else a thin one, wrong = "red" or "grey".
+    Args:
+        corner: left and top, in inches.
+        size: width and height, in inches.
+        right: draws a thick green frame with a tick, otherwise a thin one.
+        wrong: colour of the thin frame, "red" or "grey".
     """
     (left, top), (width, height) = corner, size
     pixels = picture.resize((IMAGE_PIXELS, round(IMAGE_PIXELS * height / width)), Image.Resampling.BICUBIC)
@@ -186,7 +196,7 @@ def show_image(
 
 
 def read_picture(path: Path) -> Image.Image:
-    """RGB. Raises: UserError naming the file if it cannot be read."""
+    """The picture in RGB. Raises: UserError that names the file if it cannot be read."""
     try:
         with Image.open(path) as picture:
             return picture.convert("RGB")

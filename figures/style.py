@@ -1,4 +1,4 @@
-"""What all figures share: fonts, colours that differ in lightness as well (print, colour-blind readers), saving."""
+"""What all figures share: fonts, saving, and colours that also differ in lightness (print, colour-blind readers)."""
 
 import logging
 import textwrap
@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-mpl.use("Agg")  # before pyplot is imported anywhere: no display is needed
+mpl.use("Agg")  # needs no display; must be chosen before pyplot is imported anywhere
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -38,34 +38,35 @@ _STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # text stays text in the PDF
 }
 PIXELS_PER_INCH = 150
-PIXELS_PER_INCH_IN_PRINT = 300  # of pictures within a PDF
+PIXELS_PER_INCH_IN_PRINT = 300  # of the pictures in a PDF
 TITLE_CHARACTER_INCHES, TITLE_LINE_INCHES = 0.095, 0.19  # of 11 pt bold text
 
-logging.getLogger("fontTools").setLevel(logging.WARNING)  # it reports every table of a PDF's fonts
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs every table of a PDF's fonts
 
 
-def new_figure(width_inches: float, height_inches: float, **options) -> Figure:
-    """An empty figure in the common style; options as of pyplot.figure. Close it with plt.close when done."""
+def new_figure(width_inches: float, height_inches: float, **options: Any) -> Figure:
+    """An empty figure in the common style; options as for pyplot.figure. Close it with plt.close when done."""
     plt.rcdefaults()
     plt.rcParams.update(_STYLE)
     return plt.figure(figsize=(width_inches, height_inches), **options)
 
 
 def wrap_title(title: str, width_inches: float) -> list[str]:
-    """The lines of a bold title of 11 pt."""
+    """Lines of a bold title in 11 pt."""
     return textwrap.wrap(title, max(1, int(width_inches / TITLE_CHARACTER_INCHES)))
 
 
 def save(figure: Figure, path: Path, formats: tuple[str, ...] = ("png", "pdf")) -> list[Path]:
-    """Write path with each of the formats as its suffix, close the figure, and return the files.
+    """Write the figure once per format, with the format as the file's suffix, close it, and return the files.
 
-    A path that ends in one of the formats is the same without it. Raises: OSError if a file cannot be written.
+    If path already ends in one of the formats, that suffix is replaced.
+    Raises: OSError if a file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    bare = path.with_suffix("") if path.suffix[1:] in formats else path  # "lr_0.5" ends in no suffix
+    bare = path.with_suffix("") if path.suffix[1:] in formats else path  # ".5" of "lr_0.5" is no suffix
     files = [bare.with_name(f"{bare.name}.{suffix}") for suffix in formats]
     for file in files:
-        # without the date, the same figure gives the same file
+        # without a date, equal figures give equal files
         in_print = file.suffix == ".pdf"
         metadata = {"CreationDate": None} if in_print else {}
         dpi = PIXELS_PER_INCH_IN_PRINT if in_print else PIXELS_PER_INCH

@@ -1,18 +1,17 @@
-"""Pictures of an evaluation for TensorBoard: what the decoder rebuilds, and which images are ranked first.
+"""Pictures of an evaluation for TensorBoard: which images are ranked first, and what the decoder rebuilds.
 
-n examples, H W pixels. The same examples each time, so that TensorBoard's slider shows them getting better.
+n examples, H W pixels. The examples are the same each time, so that TensorBoard's slider shows them improve.
 """
-
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dataset.batches import collate, to_device
+from dataset.batches import Tokens, collate, to_device
 from evaluation.metrics import rank_gallery
 from evaluation.retrieval import Scores
+from models.person_search import PersonSearchModel
 from models.sampling import KeptPatches, draw_kept_patches
 from training.loop import Run
 from training.state import TrainState
@@ -25,11 +24,10 @@ RIGHT, WRONG = (0, 160, 60), (200, 30, 30)
 
 
 def show_examples(state: TrainState, scores: Scores, run: Run) -> None:
-    """Write both pictures, of the evaluation that gave scores, at the present step."""
+    """Write both pictures at the present step. scores: of the evaluation that was just done."""
     if not run.process.is_main:
         return
-    images: Any = run.eval_loaders.gallery.dataset  # typed as any data set; this one has pictures
-    captions: Any = run.eval_loaders.captions.dataset
+    images, captions = run.eval_loaders.sets
     rows = torch.linspace(0, len(captions) - 1, min(NUM_EXAMPLES, len(captions))).long()
     order = rank_gallery(scores.similarity[rows], scores.matching[rows], run.config.eval.tail)[:, :NUM_RANKED]
     right = scores.image_person_id[order] == scores.text_person_id[rows, None]
@@ -41,7 +39,7 @@ def show_examples(state: TrainState, scores: Scores, run: Run) -> None:
     )
     if state.model.decoder is None:
         return
-    own = (scores.text_person_id[rows, None] == scores.image_person_id).int().argmax(dim=1)  # an image of each caption
+    own = (scores.text_person_id[rows, None] == scores.image_person_id).int().argmax(dim=1)  # each caption's image
     pixels = torch.stack([images[int(place)].image for place in own]).to(run.process.device)
     tokens = to_device(collate([captions[row] for row in rows.tolist()]).text, run.process.device)
     with autocast(run.process.device, run.config.train.precision):
@@ -50,7 +48,10 @@ def show_examples(state: TrainState, scores: Scores, run: Run) -> None:
 
 
 def ranking(rows: list[Tensor], right: Tensor) -> Tensor:
-    """Rows of images, each (k, 3, H, W) uint8, framed in green where right (n, k), else in red: one (3, h, w) uint8."""
+    """One picture (3, h, w) uint8 of n rows of images, each (k, 3, H, W) uint8, in green frames if right, else in red.
+
+    Args: right (n, k) bool.
+    """
     framed = []
     for images, correct in zip(rows, right.tolist(), strict=True):
         colours = torch.tensor([RIGHT if is_right else WRONG for is_right in correct], dtype=torch.uint8)
@@ -63,16 +64,16 @@ def ranking(rows: list[Tensor], right: Tensor) -> Tensor:
     return torch.cat(framed, dim=1)
 
 
-def reconstruction(model, images: Tensor, tokens, mask_ratio: float) -> Tensor:
-    """The image, what the masked pass sees of it, the rest as the decoder rebuilds it: (3, n * H, 3 * W) uint8.
+def reconstruction(model: PersonSearchModel, images: Tensor, tokens: Tokens, mask_ratio: float) -> Tensor:
+    """Each image, what the masked pass sees of it, and what the decoder rebuilds: (3, n * H, 3 * W) uint8.
 
-    Args: model, a `models.person_search.PersonSearchModel`; images (n, 3, H, W) uint8; tokens of their captions (n, L).
+    Args: images (n, 3, H, W) uint8, tokens of their captions (n, L).
     """
-    from figures.mae import rebuild  # only the main process needs it, and matplotlib with it
+    from figures.mae import rebuild  # imports matplotlib, which only the main process needs
 
     was_training = model.training
     model.eval()
-    generator = torch.Generator(images.device).manual_seed(0)  # training's own draws must not move
+    generator = torch.Generator(images.device).manual_seed(0)  # leaves training's own draws alone
     num_patches = model.image_encoder.num_patches
     drawn = draw_kept_patches(len(images), num_patches, mask_ratio, device=images.device, generator=generator)
     rows = []

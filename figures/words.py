@@ -1,4 +1,4 @@
-"""The words that a benchmark's captions are made of: its most frequent nouns and adjectives."""
+"""The most frequent nouns and adjectives in a benchmark's captions."""
 
 import argparse
 from collections import Counter
@@ -21,17 +21,17 @@ from utils.log import progress
 
 PIPES = ("tok2vec", "tagger", "attribute_ruler")  # what spaCy needs for parts of speech, and nothing else
 CAPTIONS_AT_A_TIME = 256
-MAX_WORDS = 10_000  # of a caption: all of them count, unlike in training
+MAX_WORDS = 10_000  # of a caption; unlike in training, all of its words count
 WIDTH_INCHES, BAR_INCHES, FRAME_INCHES = 7.2, 0.19, 1.0
 
 
 class WordCounts(NamedTuple):
-    """How often each word stands in the captions, by part of speech."""
+    """How often each word occurs in the captions, by part of speech."""
 
     nouns: Counter[str]
     adjectives: Counter[str]
     num_captions: int
-    source: str  # what told the parts of speech
+    source: str  # what the parts of speech come from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,9 +54,10 @@ def make(args: argparse.Namespace) -> list[Path]:
 
 
 def count_words(captions: Sequence[str]) -> WordCounts:
-    """Count the nouns and adjectives of cleaned captions, each form of a word by itself; the t of "t shirt" is no word.
+    """Count the nouns and adjectives of cleaned captions, every form of a word by itself.
 
-    spaCy's tagger tells them; without an English model, the list of words in dataset/attributes.py.
+    Single letters, as in "t shirt", do not count.
+    spaCy's tagger tells the parts of speech. Without an English model, the word list in dataset/attributes.py does.
     """
     model = installed_parser().model
     counts = WordCounts(Counter(), Counter(), len(captions), "word list" if model is None else f"spaCy {model}")
@@ -86,7 +87,7 @@ def _tagged_by_list(captions: Iterable[str]) -> Iterator[list[tuple[str, str]]]:
 
 
 def draw_words(counts: WordCounts, title: str, num_words: int = 25) -> Figure:
-    """Bars of the most frequent nouns and adjectives side by side, the most frequent at the top.
+    """Draw bars of nouns and adjectives side by side, the most frequent at the top.
 
     Raises: UserError if the captions hold neither.
     """
@@ -109,7 +110,7 @@ def _draw_bars(axes: Axes, words: list[tuple[str, int]], rows: int, title: str, 
     axes.set_title(title)
     axes.set_yticks(range(len(words)), names)
     axes.set_ylim(rows - 0.4, -0.6)
-    axes.set_xlim(0, 1.2 * max(numbers, default=1))  # room for the numbers behind the bars
+    axes.set_xlim(0, 1.2 * max(numbers, default=1))  # leaves room for the numbers beside the bars
     axes.tick_params(length=0)
     axes.set_xticks([])
     axes.grid(visible=False)

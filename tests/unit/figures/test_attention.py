@@ -1,6 +1,5 @@
 """The figure of word attention: words from word pieces, their maps, what is drawn, and the command."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -9,8 +8,9 @@ from PIL import Image
 
 from dataset.attributes import Parser
 from dataset.tokenizer import Encoded, load_tokenizer
+from dataset.words import CaptionWord, words_in
 from figures.__main__ import main
-from figures.attention import CELL_INCHES, Word, chunks_of, draw_attention, word_maps, words_in
+from figures.attention import CELL_INCHES, chunks_of, draw_attention, word_maps
 from figures.inputs import LoadedModel, read_input
 from models.attention_maps import word_attention
 from models.build import build_model
@@ -18,12 +18,6 @@ from tests.helpers.saved_models import save_random_model
 from utils.errors import UserError
 
 VIT = ("model.image_encoder.type=vit", "model.image_encoder.num_heads=4")
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture
@@ -38,7 +32,12 @@ def test_pieces_make_words_and_words_behind_the_last_token_are_left_out():
     """[CLS] a red ##dish coat and: "bag" has no token any more."""
     encoded = Encoded([2, 5, 6, 7, 8, 9], [(0, 0), (0, 1), (2, 5), (5, 9), (10, 14), (15, 18)])
     words = words_in("a reddish coat and bag", encoded, [[(2, 9), (10, 14)]])
-    assert words == [Word("a", 0, [1]), Word("reddish", 1, [2, 3]), Word("coat", 1, [4]), Word("and", 0, [5])]
+    assert words == [
+        CaptionWord("a", 0, [1]),
+        CaptionWord("reddish", 1, [2, 3]),
+        CaptionWord("coat", 1, [4]),
+        CaptionWord("and", 0, [5]),
+    ]
 
 
 def test_maps_of_words_are_means_over_their_pieces(debug_config, picture):
@@ -46,7 +45,7 @@ def test_maps_of_words_are_means_over_their_pieces(debug_config, picture):
     torch.manual_seed(0)
     tokenizer = load_tokenizer(config.model.text_encoder.name)
     loaded = LoadedModel("Vim", config, build_model(config).eval(), tokenizer, torch.device("cpu"))
-    words = [Word("one", 0, [1]), Word("two", 0, [2, 3])]
+    words = [CaptionWord("one", 0, [1]), CaptionWord("two", 0, [2, 3])]
     maps = word_maps(loaded, picture, Encoded([2, 9, 11, 12], []), words, layer=0)
     image = loaded.model.normalize(read_input(loaded, picture))
     tokens = word_attention(loaded.model, image, torch.tensor([2, 9, 11, 12]), 0)
@@ -61,7 +60,7 @@ def drawn(words, maps, labels=("Vim", "ViT")):
 def test_darkest_place_of_a_cell_is_the_maps_maximum():
     maps = torch.zeros(2, 6, 2)
     maps[0, 5, 0], maps[1, 1, 1] = 3.0, 0.5
-    (axes,) = drawn([Word("shoes", 1, [1]), Word("face", 0, [2])], [maps]).axes
+    (axes,) = drawn([CaptionWord("shoes", 1, [1]), CaptionWord("face", 0, [2])], [maps]).axes
     image, first, second, _legend = (np.asarray(shown.get_array()) for shown in axes.images)
     assert np.ptp(image) < 1e-4
     for cell, place in ((first, (5, 0)), (second, (1, 1))):
@@ -75,14 +74,16 @@ def test_darkest_place_of_a_cell_is_the_maps_maximum():
 def test_bars_compare_words_of_one_model():
     maps = torch.zeros(3, 2, 2)
     maps[0, 0, 0], maps[1, 1, 1] = 4.0, 1.0
-    (axes,) = drawn([Word("a", 0, [1]), Word("b", 0, [2]), Word("c", 0, [3])], [maps, maps / 100]).axes
+    (axes,) = drawn(
+        [CaptionWord("a", 0, [1]), CaptionWord("b", 0, [2]), CaptionWord("c", 0, [3])], [maps, maps / 100]
+    ).axes
     widths = [patch.get_width() for patch in axes.patches if isinstance(patch, Rectangle) and patch.get_height() < 0.04]
     shares = np.array(widths[1::2]) / CELL_INCHES  # a pale bar of full width lies behind each
     np.testing.assert_allclose(shares, [1, 1, 0.25, 0.25, 0, 0])
 
 
 def test_words_labels_and_page():
-    words = [Word(f"multicoloured{n}", n % 9, [n]) for n in range(1, 36)]
+    words = [CaptionWord(f"multicoloured{n}", n % 9, [n]) for n in range(1, 36)]
     figure = drawn(words, [torch.ones(35, 4, 2), torch.zeros(40, 8, 4)])
     (axes,) = figure.axes
     texts = [text.get_text() for text in axes.texts]

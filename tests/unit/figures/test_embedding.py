@@ -1,6 +1,5 @@
 """Map and histograms of an embedding: what is chosen, counted and drawn; the commands on a checkpoint."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -10,12 +9,6 @@ from figures.embedding import Embedded, choose_points, draw_embedding, similarit
 from models.build import build_model
 from utils.errors import UserError
 from utils.log import one_line_errors
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 def split(num_people: int = 8, per_person: int = 3, noise: float = 0.3) -> Embedded:

@@ -2,7 +2,6 @@
 
 import json
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -16,12 +15,6 @@ from figures.retrievals import Retrieval, draw_grid
 from figures.style import GREEN
 from tests.helpers.saved_models import save_random_model
 from utils.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 def ranked(config, name, best, people=(1, 1, 2, 3, 9)):

@@ -1,6 +1,5 @@
 """The figure of the reconstruction task: pixels and errors by hand, what is drawn, and the command."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -18,12 +17,6 @@ SIZE = (48, 16)  # 6 x 2 patches of 8 px
 KEPT = torch.tensor([[1, 4, 5, 11]])
 MASKED = torch.ones(1, 12, dtype=torch.bool).scatter(1, KEPT, False)
 IDS = torch.tensor([[2, 7, 9]])
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 def any_image():

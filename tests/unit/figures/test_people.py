@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -13,12 +12,6 @@ from figures.embedding import Embedded
 from figures.people import ClosePeople, FarPair, closest_people, draw_people, furthest_pairs
 from figures.style import GREEN
 from utils.errors import UserError
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 def on_circle(*degrees: float) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-import matplotlib.pyplot as plt
 import pytest
 
 from dataset.attributes import Parser
@@ -12,12 +11,6 @@ from figures.words import WordCounts, count_words, draw_words
 from utils.errors import UserError
 
 CAPTIONS = ["the man wears a red t shirt and black shoes", "a man with black hair and a black bag", "she is walking"]
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.mark.parametrize("tagger", ["spaCy", "word list"])
