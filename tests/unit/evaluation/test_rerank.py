@@ -8,12 +8,19 @@ from evaluation import rerank as module
 from evaluation.rerank import Budget, budget_of, rerank, top_candidates
 from evaluation.token_store import TokenStore
 from models.text_encoder import TextEncoder
+from tests.helpers.reranking import (
+    MAX_WORDS,
+    NUM_IMAGES,
+    NUM_QUERIES,
+    encoded_gallery,
+    random_captions,
+    random_similarity,
+)
 from tests.helpers.tiny_models import BERT, tiny_model
 from utils.memory import cut
 from utils.precision import autocast
 
 CPU = torch.device("cpu")
-NUM_IMAGES, NUM_QUERIES, MAX_WORDS = 9, 14, 20
 
 
 @pytest.fixture(params=["vim", "vit"])
@@ -21,31 +28,11 @@ def model(request):
     return tiny_model(request.param).eval()
 
 
-@torch.inference_mode()
-def encoded(model) -> TokenStore:
-    """Tokens of random images, as the model's image encoder makes them."""
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(NUM_IMAGES, 3, 32, 32, generator=generator).to(model.itm_head.weight.dtype)
-    store = TokenStore(NUM_IMAGES, CPU)
-    for part in model.encode_image(images)[0].tokens.split(4):
-        store.append(part)
-    return store
-
-
-def captions() -> list[torch.Tensor]:
-    """From one token to as many as there are positions, in no order of length; some lengths occur twice."""
-    generator = torch.Generator().manual_seed(2)
-    lengths = [7, 1, 20, 7, 3, 12, 5, 19, 7, 2, 12, 9, 4, 16]
-    return [torch.randint(5, 30, (length,), generator=generator) for length in lengths]
-
-
-def similarity() -> torch.Tensor:
-    return torch.rand(NUM_QUERIES, NUM_IMAGES, generator=torch.Generator().manual_seed(3))
-
-
 def plain_scores(model, store: TokenStore, top_k: int) -> torch.Tensor:
-    candidates = similarity().argsort(dim=1, descending=True)[:, :top_k]
-    values = plain_rerank(model, store.read(torch.arange(len(store))), captions(), candidates, max_words=MAX_WORDS)
+    candidates = random_similarity().argsort(dim=1, descending=True)[:, :top_k]
+    values = plain_rerank(
+        model, store.read(torch.arange(len(store))), random_captions(), candidates, max_words=MAX_WORDS
+    )
     return torch.full((NUM_QUERIES, NUM_IMAGES), -torch.inf).scatter(1, candidates, values)
 
 
@@ -60,8 +47,8 @@ def assert_same(scores: torch.Tensor, plain: torch.Tensor) -> None:
 @pytest.mark.parametrize("image", ["vim", "vit"])
 def test_scores_of_the_plain_loop(image, full):
     model = tiny_model(image, full_cross_attention=full).eval()
-    store = encoded(model)
-    assert_same(rerank(model, store, captions(), similarity(), top_k=4), plain_scores(model, store, 4))
+    store = encoded_gallery(model)
+    assert_same(rerank(model, store, random_captions(), random_similarity(), top_k=4), plain_scores(model, store, 4))
 
 
 @pytest.mark.parametrize("budget", [Budget(1, 1), Budget(2, 30), Budget(4, 50), Budget(100, 25)])
@@ -71,13 +58,15 @@ def test_steps_end_anywhere(budget, monkeypatch):
     monkeypatch.setattr("models.pair_scorer.TOKENS_ENCODED_AT_A_TIME", 21)
     monkeypatch.setattr("models.pair_scorer.MOST_ROWS", 2)
     model = tiny_model("vim").eval()
-    store = encoded(model)
-    assert_same(rerank(model, store, captions(), similarity(), top_k=5), plain_scores(model, store, 5))
+    store = encoded_gallery(model)
+    assert_same(rerank(model, store, random_captions(), random_similarity(), top_k=5), plain_scores(model, store, 5))
 
 
 def test_more_candidates_than_images(model):
-    store = encoded(model)
-    assert_same(rerank(model, store, captions(), similarity(), top_k=128), plain_scores(model, store, NUM_IMAGES))
+    store = encoded_gallery(model)
+    assert_same(
+        rerank(model, store, random_captions(), random_similarity(), top_k=128), plain_scores(model, store, NUM_IMAGES)
+    )
 
 
 @pytest.mark.parametrize("fusion_layer", [1, 3])
@@ -88,14 +77,14 @@ def test_first_and_last_layer_with_cross_attention_are_the_same(fusion_layer):
     model.text_encoder = TextEncoder(BERT, image_width=16, fusion_layer=fusion_layer, full_cross_attention=False).eval()
     for parameter in model.text_encoder.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
-    store = encoded(model)
-    assert_same(rerank(model, store, captions(), similarity(), top_k=4), plain_scores(model, store, 4))
+    store = encoded_gallery(model)
+    assert_same(rerank(model, store, random_captions(), random_similarity(), top_k=4), plain_scores(model, store, 4))
 
 
 def test_no_layer_looks_at_the_image():
     model = tiny_model("vit").eval()
     model.text_encoder = TextEncoder(BERT, image_width=16, fusion_layer=4, full_cross_attention=False).eval()
-    scores = rerank(model, encoded(model), captions(), similarity(), top_k=NUM_IMAGES)
+    scores = rerank(model, encoded_gallery(model), random_captions(), random_similarity(), top_k=NUM_IMAGES)
     assert (scores == scores[:, :1]).all()
     assert len(scores[:, 0].unique()) > 10
 
@@ -103,7 +92,7 @@ def test_no_layer_looks_at_the_image():
 def test_float64_agrees_to_its_last_digits():
     """So what differs in float32 is rounding, not another computation."""
     model = tiny_model("vim").eval().double()
-    store, texts = encoded(model), captions()
+    store, texts = encoded_gallery(model), random_captions()
     text, image = torch.arange(NUM_QUERIES).repeat(2), torch.arange(2 * NUM_QUERIES) % NUM_IMAGES
     with torch.inference_mode():
         tokens = store.read(torch.arange(NUM_IMAGES))
@@ -115,10 +104,10 @@ def test_float64_agrees_to_its_last_digits():
 
 
 def test_bf16_is_near(model):
-    plain = plain_scores(model, encoded(model), 6)
+    plain = plain_scores(model, encoded_gallery(model), 6)
     with autocast(CPU, "bf16"):
-        store = encoded(model)
-        scores = rerank(model, store, captions(), similarity(), top_k=6)
+        store = encoded_gallery(model)
+        scores = rerank(model, store, random_captions(), random_similarity(), top_k=6)
     assert store.dtype == torch.bfloat16
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, plain, rtol=0, atol=0.02)
@@ -126,22 +115,22 @@ def test_bf16_is_near(model):
 
 def test_parts_of_the_gallery_add_up(model):
     """Each of several processes holds some images; the last of these holds none."""
-    whole, tokens = encoded(model), encoded(model).read(torch.arange(NUM_IMAGES))
+    whole, tokens = encoded_gallery(model), encoded_gallery(model).read(torch.arange(NUM_IMAGES))
     parts, first = [], 0
     for size in (4, 5, 0):
         store = TokenStore(size, CPU)
         if size:
             store.append(tokens[first : first + size])
-        parts.append(rerank(model, store, captions(), similarity(), first_image=first, top_k=5))
+        parts.append(rerank(model, store, random_captions(), random_similarity(), first_image=first, top_k=5))
         first += size
     together = torch.stack(parts)
     assert ((together > -torch.inf).sum(dim=0) <= 1).all()  # no pair twice
-    assert_same(together.amax(dim=0), rerank(model, whole, captions(), similarity(), top_k=5))
+    assert_same(together.amax(dim=0), rerank(model, whole, random_captions(), random_similarity(), top_k=5))
 
 
 def test_no_candidates():
     model = tiny_model("vit").eval()
-    assert (rerank(model, encoded(model), captions(), similarity(), top_k=0) == -torch.inf).all()
+    assert (rerank(model, encoded_gallery(model), random_captions(), random_similarity(), top_k=0) == -torch.inf).all()
 
 
 def test_candidates_that_tie_are_cut_off_in_gallery_order():

@@ -6,8 +6,8 @@ import torch
 from evaluation import token_store
 from evaluation.rerank import rerank
 from evaluation.token_store import TokenStore
+from tests.helpers.reranking import encoded_gallery, random_captions, random_similarity
 from tests.helpers.tiny_models import tiny_model
-from tests.unit.evaluation.test_rerank import captions, encoded, similarity
 from utils.precision import autocast
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -44,19 +44,19 @@ def test_store(place):
 @pytest.mark.parametrize("image", ["vim", "vit"])
 def test_scores_are_those_of_the_cpu(image, full, place):
     model = tiny_model(image, full_cross_attention=full).eval()
-    store = encoded(model)
+    store = encoded_gallery(model)
     tokens = store.read(torch.arange(len(store)))
-    expected = rerank(model, store, captions(), similarity(), top_k=5)
+    expected = rerank(model, store, random_captions(), random_similarity(), top_k=5)
     model.cuda()
     own = on_the_gpu(tokens)
     assert own.place == place
-    scores = rerank(model, own, captions(), similarity(), top_k=5)
+    scores = rerank(model, own, random_captions(), random_similarity(), top_k=5)
     assert scores.device == CPU
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4)
     order, expected_order = (values.argsort(dim=1, descending=True) for values in (scores, expected))
     assert torch.equal(order[:, :5], expected_order[:, :5])
     with autocast(torch.device("cuda"), "bf16"):
         half = on_the_gpu(tokens)
-        near = rerank(model, half, captions(), similarity(), top_k=5)
+        near = rerank(model, half, random_captions(), random_similarity(), top_k=5)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(near, expected, rtol=0, atol=0.02)

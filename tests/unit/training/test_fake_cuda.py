@@ -26,8 +26,8 @@ from evaluation.rerank import rerank
 from evaluation.token_store import TokenStore
 from models.build import build_model, build_momentum_encoder, build_queue, step_settings
 from models.selective_scan import interface, triton_scan
+from tests.helpers.reranking import NUM_IMAGES, random_captions, random_similarity
 from tests.helpers.tiny_models import tiny_model
-from tests.unit.evaluation.test_rerank import NUM_IMAGES, captions, similarity
 from train import train_step
 from training.state import build_state
 from utils.precision import autocast
@@ -157,4 +157,4 @@ def test_reranking(image, place, gpu, monkeypatch):
         store = TokenStore(NUM_IMAGES, CUDA)
         store.append(tokens)
         assert (store.place, store.dtype) == (place, torch.bfloat16)
-        rerank(model, store, captions(), similarity(), top_k=5)
+        rerank(model, store, random_captions(), random_similarity(), top_k=5)
