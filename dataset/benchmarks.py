@@ -1,6 +1,6 @@
 """The three benchmarks: file names, record format and official sizes. Sources: their papers and annotation files.
 
-A benchmark's "images" are its annotation records: ICFG-PEDES lists one image twice and still counts it as two.
+"Images" counts annotation records: ICFG-PEDES lists one image twice and counts it twice.
 """
 
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class SplitCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """How a benchmark lies on disk, and how large each split officially is."""
+    """Layout of a benchmark on disk, and the official size of each split."""
 
     name: str
     raw_files: tuple[str, ...]  # names of the annotation file; the first that exists is read
-    path_key: str  # the record's key for the image path, which is relative to imgs/
+    path_key: str  # the key of a record that holds the image path, relative to imgs/
     splits: dict[str, SplitCounts]
     image_folders: tuple[str, ...]  # folders under imgs/; empty: the images lie in imgs/ itself
 
@@ -69,7 +69,7 @@ BENCHMARKS = {
 
 
 def benchmark(name: str) -> Benchmark:
-    """The benchmark of that name. Raises UserError, naming the valid names, for any other name."""
+    """Return the benchmark of that name. Raises: UserError that lists the valid names, for any other name."""
     if name not in BENCHMARKS:
         raise UserError(f"unknown benchmark {name!r}: choose one of {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]

@@ -6,10 +6,10 @@ _CLEANING = str.maketrans({**dict.fromkeys(",.'!?\"()*#:;~", ""), "-": " ", "/":
 
 
 def clean_caption(text: str, max_words: int) -> str:
-    """Lower-case text, drop its punctuation, split compounds at hyphen and slash, and keep the first max_words words.
+    """Lower-case text, drop punctuation, split compounds at hyphens and slashes, and keep the first max_words words.
 
-    Words are what spaces separate: as in the published code, a lone line break or tab inside the text joins two words
-    into one (the tokenizer still separates them), while longer white space becomes one space.
+    Spaces separate words. As in the published code, a single line break or tab inside the text joins two words into one
+    (the tokenizer still separates them), while longer white space becomes one space.
     """
     text = text.lower().translate(_CLEANING).replace("<person>", "person")
     text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")

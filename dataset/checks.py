@@ -1,6 +1,6 @@
-"""What can be wrong with a benchmark on disk. Every check returns its findings; docs/data.md lists them.
+"""Checks of a benchmark on disk. Every check returns its findings; docs/data.md lists them.
 
-A finding is an error where training or evaluating would be wrong, a warning otherwise. Records are counted from 0.
+A finding is an error if it would make training or evaluation wrong, else a warning. Records are counted from 0.
 """
 
 import os
@@ -25,7 +25,7 @@ BATCH = 256  # images checked between two updates of the progress display
 
 
 class Finding(NamedTuple):
-    kind: str  # findings of one kind are shown together, the first few of them in full
+    kind: str  # findings of one kind are shown together; only the first few in full
     message: str
     is_error: bool
 
@@ -40,7 +40,7 @@ class Annotation(NamedTuple):
 
 
 def parse_annotations(entries: list[Any], path_key: str, file: str) -> tuple[list[Annotation], list[Finding]]:
-    """Turn the JSON values of the annotation file called file into annotations; what cannot be one is a finding."""
+    """Turn the JSON values of an annotation file into annotations. Each value that is none becomes a finding."""
     annotations, findings = [], []
     for index, entry in enumerate(entries):
         try:
@@ -52,7 +52,7 @@ def parse_annotations(entries: list[Any], path_key: str, file: str) -> tuple[lis
 
 
 def drop_empty_captions(annotations: list[Annotation], file: str) -> tuple[list[Annotation], list[Finding]]:
-    """Leave out captions without a word. A record that has no other caption is an error."""
+    """Drop captions without a word. A record with no other caption is an error."""
     kept, findings = [], []
     for annotation in annotations:
         captions = annotation.record.captions
@@ -69,7 +69,7 @@ def drop_empty_captions(annotations: list[Annotation], file: str) -> tuple[list[
 
 
 def check_people(annotations: list[Annotation], file: str) -> list[Finding]:
-    """People who are in two splits: one finding per person and further split."""
+    """Find people who are in several splits: one finding per person and additional split."""
     first: dict[int, dict[str, Annotation]] = defaultdict(dict)
     for annotation in annotations:
         first[annotation.record.person_id].setdefault(annotation.split, annotation)
@@ -82,7 +82,7 @@ def check_people(annotations: list[Annotation], file: str) -> list[Finding]:
 
 
 def check_images_listed_once(annotations: list[Annotation], file: str) -> list[Finding]:
-    """Image paths that several records name: an error where they stand for different people."""
+    """Find image paths in several records: an error if the records name different people, else a warning."""
     first: dict[str, Annotation] = {}
     findings = []
     for annotation in annotations:
@@ -100,7 +100,7 @@ def check_images_listed_once(annotations: list[Annotation], file: str) -> list[F
 
 
 def check_shared_captions(annotations: list[Annotation], file: str) -> list[Finding]:
-    """Captions that read the same after cleaning but describe different people: one finding per caption."""
+    """Find captions that are equal after cleaning but describe different people: one finding per caption."""
     first: dict[str, Annotation] = {}
     shared: dict[str, Finding] = {}
     for annotation in annotations:
@@ -115,7 +115,7 @@ def check_shared_captions(annotations: list[Annotation], file: str) -> list[Find
 
 
 def count_splits(annotations: list[Annotation]) -> dict[str, SplitCounts]:
-    """People, images (records) and captions of each split."""
+    """Count people, images (records) and captions of each split."""
     counts = {}
     for split in SPLITS:
         records = [annotation.record for annotation in annotations if annotation.split == split]
@@ -125,7 +125,7 @@ def count_splits(annotations: list[Annotation]) -> dict[str, SplitCounts]:
 
 
 def check_counts(counts: dict[str, SplitCounts], benchmark: Benchmark, file: str) -> list[Finding]:
-    """Compare with the official counts."""
+    """Compare the counts with the official ones."""
     findings = []
     for split, found in counts.items():
         official = benchmark.splits[split]
@@ -152,9 +152,9 @@ def check_images(
     decode: bool,
     workers: int,
 ) -> list[Finding]:
-    """Missing, empty and, with decode, undecodable images under root/imgs; benchmark says which folders belong there.
+    """Find missing, empty and (with decode) undecodable images under root/imgs.
 
-    The images are looked at in parallel: in threads, or for decoding in processes.
+    The benchmark says which folders belong there. Threads look at the images in parallel; decoding uses processes.
     """
     folder = root / "imgs"
     by_path = {annotation.record.file_path: annotation for annotation in reversed(annotations)}
@@ -163,7 +163,7 @@ def check_images(
         message = f"{folder}: no such folder, all {len(paths):,} images are missing"
         return [Finding("missing images", f"{message}{_found_elsewhere(root, by_path[paths[0]])}", is_error=True)]
     pool: Executor
-    # Started afresh, not forked: a live progress bar runs a thread, which a fork would cut in two.
+    # Spawned, not forked: a live progress bar runs a thread, which does not survive a fork.
     pool = ProcessPoolExecutor(workers, get_context("spawn")) if decode else ThreadPoolExecutor(workers)
     states: list[str | None] = []
     with pool, progress[None](len(paths), "decoding images" if decode else "looking for images") as bar:
@@ -198,7 +198,7 @@ def _check_batch(folder: str, decode: bool, paths: list[str]) -> list[str | None
 
 
 def _check_image(path: str, decode: bool) -> str | None:
-    """What is wrong with an image file, or None."""
+    """Say what is wrong with an image file, or None."""
     if not os.path.isfile(path):
         return MISSING
     if os.path.getsize(path) == 0:
@@ -208,7 +208,7 @@ def _check_image(path: str, decode: bool) -> str | None:
     try:
         with Image.open(path) as image:
             image.load()
-    except Exception as error:  # decoders fail in many ways, and each of them means an image that cannot be used
+    except Exception as error:  # decoders fail in many ways, and each means that the image cannot be used
         return f"cannot be decoded ({error})"
     return None
 
@@ -216,7 +216,7 @@ def _check_image(path: str, decode: bool) -> str | None:
 def _missing_by_folder(
     root: Path, missing: list[Annotation], paths: list[str], known_folders: tuple[str, ...]
 ) -> list[Finding]:
-    """One finding per folder, so that the missing part of a download is seen at a glance."""
+    """Make one finding per folder, so that a missing part of a download stands out."""
     total: dict[str, int] = defaultdict(int)
     for path in paths:
         total[_top_folder(path)] += 1
@@ -242,7 +242,7 @@ def _top_folder(path: str) -> str:
 
 
 def _found_elsewhere(root: Path, missing: Annotation) -> str:
-    """A hint where an archive was unpacked one folder too high or too deep."""
+    """Give a hint if an archive was unpacked one folder too high or too deep."""
     parents = [root, root / "imgs"] if (root / "imgs").is_dir() else [root]
     folders = [root, *(folder for parent in parents for folder in parent.iterdir() if folder.is_dir())]
     for folder in sorted(folders):

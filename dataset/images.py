@@ -1,8 +1,8 @@
-"""Picture files to uint8 tensors (3, H, W), RGB, 0..255: decoded and resized once, kept as one file per split.
+"""Picture files to uint8 tensors (3, H, W), RGB, 0..255: decoded and resized once, cached in one file per split.
 
-JPEGs are decoded by simplejpeg, all else by Pillow; EXIF orientation is ignored, alpha dropped. Resizing is bicubic and
-antialiased, on uint8. The cache is a memory-mapped file of all pictures of a split, in the order of their paths; a list
-of those that could not be read lies beside it. Both are keyed by the paths, sizes and times of the pictures.
+simplejpeg decodes JPEGs and Pillow all other formats. EXIF orientation is ignored and alpha dropped. Resizing is
+bicubic and antialiased, on uint8. The cache is a memory-mapped file of all pictures of a split in the order of their
+paths, with a list of unreadable ones beside it. Both are keyed by the paths, sizes and times of the picture files.
 """
 
 import hashlib
@@ -33,15 +33,15 @@ logger = logging.getLogger(__name__)
 
 OnBadImage = Literal["error", "skip"]
 
-PIPELINE_VERSION = 1  # raise it when read_image gives other pixels than before
-PICTURES_AT_A_TIME = 16  # passed between processes through shared memory, which containers are short of
+PIPELINE_VERSION = 1  # raise it when the pixels of read_image change
+PICTURES_AT_A_TIME = 16  # they pass between processes through shared memory, which is scarce in containers
 
 
 class BadImage(UserError):
-    """A picture that cannot be read; the message is one line that starts with its path."""
+    """A picture that cannot be read. The message is one line that starts with the path."""
 
     def __init__(self, message: str) -> None:
-        # A loader process hands its whole traceback over as the message of a new exception; the last line is ours.
+        # A loader process passes its whole traceback as the message of a new exception; its last line is ours.
         super().__init__(message.strip().rsplit("BadImage: ", 1)[-1])
 
 
@@ -53,19 +53,19 @@ class Images(Protocol):
 
 
 class OpenedImages(NamedTuple):
-    """Pictures of a list of paths, and the numbers of those that may be asked for."""
+    """Pictures of a list of paths, and the numbers of those that can be read."""
 
     images: Images
     readable: list[int]
 
 
 def read_image(path: Path, size: tuple[int, int]) -> Tensor:
-    """Decode and resize one picture to (3, height, width) uint8. Raises BadImage naming the file."""
+    """Decode and resize one picture to (3, height, width) uint8. Raises: BadImage that names the file."""
     try:
         pixels = _decode(path.read_bytes(), path)
     except FileNotFoundError:
         raise BadImage(f"{path}: no such file") from None
-    except Exception as error:  # decoders raise whatever a broken file leads them to
+    except Exception as error:  # a broken file can make decoders raise anything
         raise BadImage(f"{path}: cannot be read as a picture ({error})") from error
     picture = torch.from_numpy(pixels).permute(2, 0, 1)  # (H0, W0, 3) -> (3, H0, W0)
     resized = resize(picture, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
@@ -73,11 +73,11 @@ def read_image(path: Path, size: tuple[int, int]) -> Tensor:
 
 
 def _decode(data: bytes, path: Path) -> np.ndarray:
-    """Pixels (H, W, 3) uint8 of an encoded picture."""
+    """Decode a picture file to pixels (H, W, 3) uint8."""
     if simplejpeg.is_jpeg(data):
         try:
             return simplejpeg.decode_jpeg(data, colorspace="RGB")
-        except ValueError:  # CMYK, or damaged: Pillow reads the former and complains about the latter
+        except ValueError:  # CMYK or damaged: Pillow reads the former and rejects the latter
             pass
     with Image.open(path) as picture:
         if picture.mode.startswith("I;16"):  # convert() would clip 16 bits instead of scaling them
@@ -86,7 +86,7 @@ def _decode(data: bytes, path: Path) -> np.ndarray:
 
 
 class DecodedImages:
-    """Pictures decoded when asked for."""
+    """Pictures that are decoded on access."""
 
     def __init__(self, paths: Sequence[Path], size: tuple[int, int]) -> None:
         self.paths = list(paths)
@@ -111,7 +111,7 @@ class CachedImages:
         return np.memmap(self.path, np.uint8, "r", shape=self.shape)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves the map out: pickled for another process, it would become a copy of the whole file."""
+        """Leave out the memory map: pickled for another process, it would become a copy of the whole file."""
         return {"path": self.path, "shape": self.shape}
 
     def __len__(self) -> int:
@@ -121,7 +121,7 @@ class CachedImages:
         return torch.from_numpy(np.array(self.pixels[index]))
 
     def batch(self, indices: Sequence[int], flipped: Sequence[bool]) -> Tensor:
-        """(B, 3, H, W), mirrored where flipped says so: copied once, from the map into the batch."""
+        """Return pictures (B, 3, H, W), mirrored if flipped; each is copied once, from the map into the batch."""
         pictures = torch.empty((len(indices), *self.shape[1:]), dtype=torch.uint8)
         for picture, index, is_flipped in zip(pictures, indices, flipped, strict=True):
             picture.numpy()[:] = self.pixels[index]
@@ -139,17 +139,17 @@ def open_images(
     on_bad_image: OnBadImage,
     workers: int,
 ) -> OpenedImages:
-    """Pictures of the paths, from the cache in cache_dir (made now if need be) or, if that is None, from the files.
+    """Open the pictures of the paths: from the cache in cache_dir, which is made if needed, or from the files if None.
 
-    With the cache, pictures that cannot be read raise BadImage, or are warned of and missing from `readable`; without
-    it no file is looked at before it is asked for.
+    With the cache, an unreadable picture raises BadImage (on_bad_image "error"), or gives a warning and is missing from
+    `readable` ("skip"). Without it, no file is opened before it is accessed.
     """
     if cache_dir is None:
         return OpenedImages(DecodedImages(paths, size), list(range(len(paths))))
     path = _cache_file(paths, size, cache_dir, split)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache_dir / f"{_stem(split, size)}.lock"):  # other processes wait for the one that makes the file
+        with FileLock(cache_dir / f"{_stem(split, size)}.lock"):  # other processes wait while one makes the file
             if not path.exists():
                 _make_cache(path, paths, size, _stem(split, size), on_bad_image, workers)
     except OSError as error:
@@ -159,7 +159,7 @@ def open_images(
 
 
 def find_readable(paths: Sequence[Path], size: tuple[int, int], *, on_bad_image: OnBadImage, workers: int) -> list[int]:
-    """Decode every picture once, and list those that can be read; for a gallery that is not cached."""
+    """Decode every picture once and list the readable ones, for a gallery that is not cached."""
     bad: dict[int, str] = {}
     for _, reasons in _decode_all(paths, size, "looking for unreadable images", on_bad_image, workers):
         bad.update(reasons)
@@ -167,7 +167,7 @@ def find_readable(paths: Sequence[Path], size: tuple[int, int], *, on_bad_image:
 
 
 def start_worker(worker: int) -> None:
-    """Start of a loader process: as many processes as cores leave one thread for each."""
+    """Set up a loader process: one thread, since there may be as many processes as cores."""
     torch.set_num_threads(1)
     heed_parent()
 
@@ -190,7 +190,7 @@ def _cache_file(paths: Sequence[Path], size: tuple[int, int], folder: Path, spli
         try:
             status = os.stat(path)
             state = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:  # reading it will say what is wrong
+        except OSError:  # reading the file will report the reason
             state = "missing"
         key.update(f"{os.path.relpath(path, folder)}\n{state}\n".encode())  # relative: a data set can be moved
     return folder / f"{_stem(split, size)}_{key.hexdigest()[:16]}.u8"
@@ -199,7 +199,7 @@ def _cache_file(paths: Sequence[Path], size: tuple[int, int], folder: Path, spli
 def _make_cache(
     path: Path, paths: Sequence[Path], size: tuple[int, int], stem: str, on_bad_image: OnBadImage, workers: int
 ) -> None:
-    """Written in order with plain writes (a full disk is an error, not a crash) and renamed when complete."""
+    """Write the cache in order, with plain writes (a full disk then raises an error) and a rename at the end."""
     for old in path.parent.glob(f"{stem}_*"):
         old.unlink()
     need, free = len(paths) * 3 * size[0] * size[1], shutil.disk_usage(path.parent).free
@@ -218,14 +218,14 @@ def _make_cache(
                 bad.update(reasons)
             file.flush()
             os.fsync(file.fileno())
-        path.with_suffix(".json").write_text(json.dumps(bad))  # before the rename, which says that both are complete
+        path.with_suffix(".json").write_text(json.dumps(bad))  # before the rename, which marks both files as complete
         temporary.rename(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 class _Attempts(Dataset):
-    """Pictures, or zeros with the reason why there is none."""
+    """Pictures; for an unreadable one, zeros and the reason."""
 
     def __init__(self, images: DecodedImages) -> None:
         self.images = images
@@ -243,14 +243,14 @@ class _Attempts(Dataset):
 def _decode_all(
     paths: Sequence[Path], size: tuple[int, int], description: str, on_bad_image: OnBadImage, workers: int
 ) -> Iterator[tuple[Tensor, dict[int, str]]]:
-    """All pictures in order, some at a time: (n, 3, H, W) uint8, and the reasons of those that cannot be read."""
+    """Decode all pictures in order: (n, 3, H, W) uint8 at a time, and the reason for each unreadable picture."""
     loader = DataLoader(
         _Attempts(DecodedImages(paths, size)),
         batch_size=PICTURES_AT_A_TIME,
         num_workers=workers,
         worker_init_fn=start_worker,
     )
-    batches = iter(loader)  # starts the processes, which should not inherit the thread of a progress bar
+    batches = iter(loader)  # starts the processes now, so that they do not inherit the thread of a progress bar
     first = 0
     with progress[None](len(paths), description, "images") as bar:
         for pixels, reasons in batches:

@@ -1,7 +1,7 @@
-"""Captions as people might type them: misspelt, incomplete or in another order. For measuring robustness.
+"""Captions as people might type them, to measure robustness: misspelt, incomplete or in another order.
 
-Works on cleaned captions (dataset/captions.py), whose words are separated by single spaces. What a caption becomes
-depends on the seed, the kind and its number alone, so the same captions are always changed in the same way.
+The input are cleaned captions (dataset/captions.py), whose words are separated by single spaces. The result depends
+only on the seed, the kind of change and the row of the caption, so equal inputs always change in the same way.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ from dataset.sets import CaptionSet, encode_captions
 from utils.errors import UserError
 
 SEED = 0
-TYPO_SHARE = 0.2  # of the words of at least SHORTEST_MISSPELT letters: each with this probability
+TYPO_SHARE = 0.2  # probability of a slip in a word of at least SHORTEST_MISSPELT letters
 SHORTEST_MISSPELT = 3
-DROP_SHARE = 0.2  # of the words: each with this probability
-SHORT_SHARE = 0.5  # of the words stay, the first ones
+DROP_SHARE = 0.2  # probability of dropping a word
+SHORT_SHARE = 0.5  # share of the words that stay, from the first one on
 
-NEIGHBOURS = {  # on a keyboard of the common English layout
+NEIGHBOURS = {  # on an English keyboard
     **{"q": "wa", "w": "qes", "e": "wrd", "r": "etf", "t": "ryg", "y": "tuh", "u": "yij", "i": "uok", "o": "ipl"},
     **{"p": "ol", "a": "qsz", "s": "awdx", "d": "sefc", "f": "drgv", "g": "fthb", "h": "gyjn", "j": "hukm"},
     **{"k": "jil", "l": "kop", "z": "asx", "x": "zsdc", "c": "xdfv", "v": "cfgb", "b": "vghn", "n": "bhjm", "m": "njk"},
@@ -26,7 +26,7 @@ NEIGHBOURS = {  # on a keyboard of the common English layout
 
 
 def perturbed(captions: Sequence[str], kind: str, seed: int = SEED) -> list[str]:
-    """Each caption changed in the way of one of PERTURBATIONS; a caption keeps at least one word.
+    """Change each caption in one of the ways in PERTURBATIONS. A caption keeps at least one word.
 
     Raises: UserError for an unknown kind.
     """
@@ -40,7 +40,7 @@ def perturbed(captions: Sequence[str], kind: str, seed: int = SEED) -> list[str]
 
 
 def perturbed_set(captions: CaptionSet, kind: str, tokenizer: BertTokenizer, max_tokens: int) -> CaptionSet:
-    """The same queries with their texts changed, cut at max_tokens as the originals are."""
+    """Change the texts of the queries and cut them at max_tokens, as the original ones are."""
     texts = perturbed(captions.texts, kind)
     return CaptionSet(
         encode_captions(texts, [[]] * len(texts), tokenizer, max_tokens), captions.person_id.tolist(), texts
@@ -48,7 +48,7 @@ def perturbed_set(captions: CaptionSet, kind: str, tokenizer: BertTokenizer, max
 
 
 def with_typos(words: list[str], generator: np.random.Generator) -> list[str]:
-    """One slip in some words: two letters exchanged, one left out, one doubled, or one from the next key."""
+    """Put one slip into some words: two letters swapped, one left out, one doubled, or one from a neighbouring key."""
     chosen = generator.random(len(words)) < TYPO_SHARE
     return [
         _misspell(word, generator) if is_chosen and len(word) >= SHORTEST_MISSPELT else word
@@ -71,18 +71,18 @@ def _misspell(word: str, generator: np.random.Generator) -> str:
 
 
 def with_words_dropped(words: list[str], generator: np.random.Generator) -> list[str]:
-    """Without some of the words, wherever they are."""
+    """Drop some of the words, wherever they stand."""
     kept = generator.random(len(words)) >= DROP_SHARE
     return [word for word, is_kept in zip(words, kept, strict=True) if is_kept] or words[:1]
 
 
 def shortened(words: list[str], generator: np.random.Generator) -> list[str]:
-    """The first half of the words, rounded up."""
+    """Keep the first half of the words, rounded up."""
     return words[: int(np.ceil(SHORT_SHARE * len(words)))]
 
 
 def shuffled(words: list[str], generator: np.random.Generator) -> list[str]:
-    """The words in random order: what is left when their order says nothing."""
+    """Put the words in random order, so that their order carries no information."""
     return [words[place] for place in generator.permutation(len(words))]
 
 

@@ -1,7 +1,7 @@
-"""Command line behind shell/data_process.sh: check a benchmark on disk and write its processed_data/: {split}.json, and
-the benchmark's name.
+"""Command line behind shell/data_process.sh: check a benchmark on disk and write its processed_data/ folder.
 
-Exit status: 0 written (perhaps with warnings), 1 errors found and nothing written, 2 nothing found to check.
+The folder gets {split}.json of each split and the name of the benchmark.
+Exit status: 0 written (perhaps with warnings), 1 errors found and nothing written, 2 nothing to check.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def find_raw_file(root: Path, benchmark: Benchmark) -> Path:
-    """The annotation file in root. Raises FileNotFoundError, naming what was looked for."""
+    """Return the annotation file in root. Raises: FileNotFoundError that names the expected files."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; it should hold {' or '.join(benchmark.raw_files)} and imgs/")
     for name in benchmark.raw_files:
@@ -60,7 +60,7 @@ def find_raw_file(root: Path, benchmark: Benchmark) -> Path:
 
 
 def prepare(raw_file: Path, benchmark: Benchmark, *, verify: bool, workers: int) -> int:
-    """Check everything, print the findings and the table, and write the splits if there is no error."""
+    """Check everything, print the findings and a table of counts, and write the splits if there is no error."""
     root = raw_file.parent
     synthetic = (root / "synthetic.json").is_file()
     annotations, findings = checks.parse_annotations(read_json_list(raw_file), benchmark.path_key, str(raw_file))
@@ -93,7 +93,7 @@ def finish(root: Path, annotations: list[Annotation], findings: list[Finding], n
 
 
 def write_splits(target: Path, annotations: list[Annotation], name: str) -> None:
-    """Write {split}.json of all splits and the benchmark's name into target: all or, when writing fails, none."""
+    """Write {split}.json of all splits and the benchmark's name to target. If writing fails, nothing changes."""
     target.mkdir(exist_ok=True)
     contents = {NAME_FILE: f"{name}\n"}
     for split in SPLITS:
@@ -112,7 +112,7 @@ def write_splits(target: Path, annotations: list[Annotation], name: str) -> None
 
 
 def print_findings(findings: list[Finding]) -> None:
-    """Errors first; of every kind the first SHOWN_PER_KIND and the number of the others."""
+    """Print errors first; for each kind, the first SHOWN_PER_KIND findings and the number of the others."""
     by_kind: dict[tuple[bool, str], list[Finding]] = defaultdict(list)
     for finding in sorted(findings, key=lambda finding: not finding.is_error):
         by_kind[finding.is_error, finding.kind].append(finding)

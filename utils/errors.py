@@ -1,5 +1,5 @@
-"""The exception of a user's mistake: command lines print it as one line, without a traceback (utils/log.py)."""
+"""The exception for a user's mistake. Command lines print it as one line, without a traceback (utils/log.py)."""
 
 
 class UserError(ValueError):
-    """Something that the person at the keyboard can put right; the message is one line that says what and where."""
+    """A mistake that the user can fix. The message is one line that says what is wrong and where."""

@@ -1,4 +1,4 @@
-"""Files that are replaced in one step: a crash or a full disk leaves the old ones whole."""
+"""Files that are replaced in one step, so that a crash or a full disk leaves the old ones intact."""
 
 import json
 import os
@@ -10,12 +10,12 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what was written there takes its place at the end, or nothing does."""
+    """Yield a temporary path beside `path`. At the end its file replaces `path`; after an error it is deleted."""
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # else a power cut could leave the new name with empty content
+            os.fsync(file.fileno())  # otherwise a power cut could leave an empty file under the new name
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""What a run tells its user: log lines, progress of long work, and one line for a mistake instead of a traceback.
+"""What a run tells its user: log lines, progress of long work, and one line instead of a traceback for a mistake.
 
-All of it goes to standard error: a live bar and coloured lines on a terminal, plain lines otherwise. Results that a
-command was asked for belong on standard output and are printed by the command itself.
+All of this goes to standard error: a live bar and coloured lines on a terminal, plain lines otherwise. The results of a
+command go to standard output, and the command itself prints them.
 """
 
 import errno
@@ -26,18 +26,18 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 P = ParamSpec("P")
 
-LINE_EVERY_SECONDS = 10.0  # between the lines of a progress that has no terminal
+LINE_EVERY_SECONDS = 10.0  # between progress lines without a terminal
 
 _console = Console(stderr=True)  # shared, so that log lines appear above a live bar
 _HANDLER_NAMES = ("mamba-tbps console", "mamba-tbps file")
-_CHATTY = ("httpx", "matplotlib", "absl")  # libraries that report every step at level INFO
+_CHATTY = ("httpx", "matplotlib", "absl")  # libraries that report details at level INFO
 _USER_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # disk full, over quota, read-only
 
 
 def set_up_logging(folder: Path | None = None, *, is_main: bool = True) -> None:
-    """Send log lines to standard error, and with a folder also to folder/train.log (appended).
+    """Send log lines to standard error and, if there is a folder, append them to folder/train.log.
 
-    Processes other than the main one show warnings only and write no file. Calling it again replaces the set-up.
+    Other processes than the main one show only warnings and write no file. A second call replaces the first set-up.
     """
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if handler.get_name() in _HANDLER_NAMES]:
@@ -63,7 +63,7 @@ def set_up_logging(folder: Path | None = None, *, is_main: bool = True) -> None:
 
 
 class _Bar(rich_progress.Progress):
-    """Of rich, with a line below it."""
+    """A progress bar of rich with a line of text below it."""
 
     below = ""
 
@@ -74,15 +74,15 @@ class _Bar(rich_progress.Progress):
 
 
 class progress(Generic[T]):
-    """Show how far some work is, its rate and the time left; over an iterable, or by hand:
+    """Show the progress of some work, its rate and the time left, over an iterable or by hand:
 
         for batch in progress(loader, "train", unit="batches"):
             ...
         with progress(len(paths), "decode", unit="images") as bar:
             bar.advance(8)
 
-    A live bar on a terminal, else a line every LINE_EVERY_SECONDS; nothing where INFO is not logged (set_up_logging was
-    not called, or this is not the main process).
+    A terminal shows a live bar; otherwise a line is logged every LINE_EVERY_SECONDS. Nothing is shown if INFO is not
+    logged (set_up_logging was not called, or this is not the main process).
     """
 
     @overload
@@ -119,7 +119,7 @@ class progress(Generic[T]):
         return self
 
     def advance(self, units: int = 1) -> None:
-        """So many more units are done."""
+        """Record that this many more units are done."""
         self._done += units
         now = time.monotonic()
         if self._bar is not None:
@@ -140,7 +140,7 @@ class progress(Generic[T]):
             logger.info("%s: %d %s in %s, %s", self._description, self._done, self._unit, taken, self._rate(now))
 
     def note(self, width: int) -> str:
-        """What a subclass shows below a live bar, in so many columns; nothing else does."""
+        """Text of a subclass below a live bar, at most `width` columns wide. Empty here."""
         return ""
 
     def _rate(self, now: float) -> str:
@@ -162,9 +162,9 @@ def _clock(seconds: float) -> str:
 def one_line_errors(main: Callable[P, int | None]) -> Callable[P, int]:
     """Make a command's main return its exit code: 0 (or its own), 2 after a user's mistake, 130 after Ctrl-C.
 
-    A mistake is a UserError, a FloatingPointError (a loss that is not finite) or a path that is missing, not allowed,
-    or on a full disk; it is told in one line on standard error. Everything else is a bug of ours and keeps its
-    traceback. Both end up in train.log as well.
+    A mistake is a UserError, a FloatingPointError (a loss that is not finite), or a path that is missing, forbidden or
+    on a full disk. It is reported in one line on standard error. Any other exception is a bug and keeps its traceback.
+    Both are also written to train.log.
     """
 
     @functools.wraps(main)
@@ -193,12 +193,12 @@ def _is_users(error: OSError) -> bool:
 
 
 def _message(error: Exception) -> str:
-    """An exception in one line."""
+    """Describe an exception in one line."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = str(error)
     if "Original Traceback" in text:
-        # raised in a loader process: torch passes on that process' traceback, which ends in "module.Class: message"
+        # raised in a loader process: torch passes on its traceback, which ends in "module.Class: message"
         text = text.strip().splitlines()[-1].partition(": ")[2]
     return " ".join(text.split())
 
@@ -210,7 +210,7 @@ def _report(message: str, code: int) -> int:
 
 
 def _write_to_file(message: str, *, with_traceback: bool = False) -> None:
-    """To train.log alone: the terminal has seen it, or will see the traceback."""
+    """Write to train.log only: the terminal shows the message or the traceback anyway."""
     trace = sys.exc_info() if with_traceback else None
     record = logger.makeRecord(logger.name, logging.ERROR, __file__, 0, message, (), trace)
     for handler in logging.getLogger().handlers:

@@ -1,4 +1,4 @@
-"""How much memory there is to take, in bytes, and cutting work to measure."""
+"""How much memory is available, in bytes, and cutting work to fit into it."""
 
 import os
 import sys
@@ -13,10 +13,10 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def available_bytes(device: torch.device) -> int:
-    """Free memory of a GPU, unused blocks of torch's own cache included; for a CPU, this process's part of the machine.
+    """Free memory of a GPU, including unused blocks of torch's cache; for a CPU, this process's share of the machine's.
 
-    Of a CPU's memory, caches of files count as free, a container's limit as the end, and the processes that torchrun
-    started on this machine take equal parts.
+    On a CPU, file caches count as free and the limit of a container applies. The processes that torchrun started on the
+    machine get equal shares.
     """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -25,7 +25,7 @@ def available_bytes(device: torch.device) -> int:
 
 
 def cut(costs: Tensor, budget: int) -> Iterator[slice]:
-    """Consecutive slices of items (n,) whose costs sum up to at most budget; an item that costs more stands alone."""
+    """Yield consecutive slices of items (n,) whose costs sum to at most budget. A costlier item gets its own slice."""
     total, begin = costs.cumsum(0), 0
     while begin < len(costs):
         limit = total[begin] - costs[begin] + budget
@@ -38,12 +38,12 @@ def _free_in_machine() -> int:
     try:
         lines = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
         return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):  # not Linux: half of what is built in
+    except (OSError, KeyError):  # not Linux: half of the installed memory
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _free_in_container() -> int:
-    """Up to the limit, if there is one."""
+    """Free memory below the limit of the container, if it has one."""
     try:
         limit, used = ((_CGROUP / f"memory.{name}").read_text().strip() for name in ("max", "current"))
         if limit == "max":

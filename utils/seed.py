@@ -1,5 +1,7 @@
-"""Random seeds, and the random state of a process as a checkpoint keeps it: tensors and plain numbers only, so that
-torch.load(weights_only=True) reads it."""
+"""Random seeds, and the random state of a process in the form that a checkpoint stores.
+
+The state holds only tensors and plain numbers, so that torch.load(weights_only=True) reads it.
+"""
 
 import os
 import random
@@ -17,7 +19,7 @@ def seed_everything(seed: int) -> None:
 
 
 def get_random_state() -> dict[str, Any]:
-    """State of Python's, NumPy's global and torch's generators (CPU, and the current GPU where there is one)."""
+    """Return the state of Python's, NumPy's global and torch's generators (CPU and, if present, the current GPU)."""
     python_version, python_words, python_gauss = random.getstate()
     _, numpy_words, numpy_position, numpy_has_gauss, numpy_gauss = np.random.get_state(legacy=True)
     return {
@@ -38,18 +40,18 @@ def get_random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Continue from a state of get_random_state. A GPU's state is left out where there is no GPU."""
+    """Continue from a state of get_random_state. Without a GPU, the state of a GPU is ignored."""
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
     words = numpy["words"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", words, numpy["position"], numpy["has_gauss"], numpy["gauss"]))
-    torch.set_rng_state(state["torch"].cpu())  # a checkpoint loaded onto a GPU brings it along there
+    torch.set_rng_state(state["torch"].cpu())  # it lies on a GPU if the checkpoint was loaded onto one
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
 def make_deterministic() -> None:
-    """Deterministic kernels only; what has none raises RuntimeError. To be called before the first GPU operation."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with a fixed workspace only
+    """Use deterministic kernels only; others raise RuntimeError. Call this before the first GPU operation."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)

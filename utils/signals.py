@@ -1,4 +1,4 @@
-"""Requests to stop, SIGTERM and SIGINT: a run ends at its next step and saves, rather than in the middle of one."""
+"""Requests to stop (SIGTERM, SIGINT): a run finishes its step and saves, instead of dying in the middle of one."""
 
 import os
 import signal
@@ -15,18 +15,18 @@ A_SIGNAL = "a signal asks; --resume goes on from here"
 
 
 class StopAsked(Exception):
-    """The run has to end here; its text says who asks."""
+    """The run has to end here. The message says who asked for it."""
 
 
 class StopSignals:
-    """Note the stop signals rather than die of them.
+    """Record stop signals instead of dying from them.
 
         with StopSignals() as signals:
             while not signals.agreed():
                 step()
 
-    A second SIGINT raises KeyboardInterrupt: who presses Ctrl-C twice will not wait for the step. Does nothing outside
-    the main thread, which Python's signals are bound to.
+    A second SIGINT raises KeyboardInterrupt, because whoever presses Ctrl-C twice does not want to wait for the step.
+    Outside the main thread this does nothing, since Python handles signals only there.
     """
 
     def __init__(self) -> None:
@@ -45,13 +45,13 @@ class StopSignals:
             signal.signal(number, handler)
 
     def agreed(self) -> bool:
-        """Whether any process was asked to stop; every process calls it once per step and gets the same answer."""
+        """Whether any process was asked to stop. Every process must call it once per step; all get the same answer."""
         self._agreed = self._agreed or any_process(self.received)
         return self._agreed
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, a signal raises StopAsked right away. Only for a run of one process: others would wait for this."""
+        """Inside, a signal raises StopAsked at once. Only for runs of one process: others would wait for this one."""
         self._raise_at_once = True
         try:
             if self.received:
@@ -63,16 +63,16 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = True  # no log line here: the signal may have interrupted the writing of one
+        self.received = True  # no log line here: the signal may have interrupted one being written
         if self._raise_at_once:
             raise StopAsked(A_SIGNAL)
 
 
 @contextmanager
 def hidden_from_children() -> Iterator[None]:
-    """Processes started inside never see the stop signals, which a terminal or a batch system sends to all at once.
+    """Hide the stop signals, which a terminal or a batch system sends to all processes, from processes started inside.
 
-    Loader processes have to live until the step is finished; by `heed_parent` they end when their parent asks.
+    Loader processes have to live until the step is finished. With `heed_parent` they end when their parent asks.
     """
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -82,9 +82,10 @@ def hidden_from_children() -> Iterator[None]:
 
 
 def heed_parent() -> None:
-    """In a process started within `hidden_from_children`: end on a SIGTERM of the parent, and of nobody else.
+    """End this process, started within `hidden_from_children`, on a SIGTERM from its parent and from nobody else.
 
-    A parent that ends with an error terminates its loader processes and waits for them, for ever if they do not hear.
+    A parent that ends with an error terminates its loader processes and waits for them. It would wait forever for a
+    process that ignores it.
     """
     if signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()) and hasattr(signal, "sigwaitinfo"):
         threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()

@@ -1,4 +1,4 @@
-"""Joints of a drawn pedestrian from a pose. Places are Spots: fractions of the body height, see synthetic_canvas.py."""
+"""Joints of a drawn pedestrian from a pose. Places are Spots in fractions of the body height (canvas.py)."""
 
 import math
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ _SKIN_RGB = ((246, 214, 186), (232, 190, 156), (208, 158, 118), (158, 108, 74), 
 
 @dataclass(frozen=True)
 class Look:
-    """What makes a person that no caption tells: the same in all views, drawn once per person."""
+    """Looks of a person that no caption mentions: drawn once per person, the same in all views."""
 
     skin: Rgb
-    build: float  # width of body and limbs, 1 = usual
+    build: float  # width of body and limbs, 1 = average
     tint: tuple[int, int, int]  # added to cloth colours, so that two red coats are not the same red
 
     def cloth(self, name: str) -> Rgb:
-        """The person's own shade of a named cloth colour."""
+        """Return the person's own shade of a named cloth colour."""
         r, g, b = (max(0, min(255, c + t)) for c, t in zip(CLOTH_RGB[name], self.tint, strict=True))
         return r, g, b
 
 
 def sample_look(rng: Random) -> Look:
-    """Draw the nameless part of a person's looks."""
+    """Draw the looks of a person that no caption mentions."""
     tint = (rng.randint(-10, 10), rng.randint(-10, 10), rng.randint(-10, 10))
     return Look(skin=rng.choice(_SKIN_RGB), build=rng.uniform(0.92, 1.12), tint=tint)
 
@@ -39,7 +39,7 @@ class Body:
 
     head: Spot  # centre
     head_radius: float  # half of the head's height
-    neck: float  # heights of the levels of the trunk
+    neck: float  # heights of the trunk's levels
     shoulder: float
     waist: float
     hip: float
@@ -48,11 +48,11 @@ class Body:
     hip_width: float
     arms: dict[int, tuple[Spot, Spot, Spot]]  # shoulder, elbow, wrist
     legs: dict[int, tuple[Spot, Spot, Spot]]  # hip, knee, ankle
-    limb: float  # width of the limbs, 1 = usual
+    limb: float  # width of the limbs, 1 = average
 
 
 def hair_rgb(person: Person) -> Rgb | None:
-    """Colour of the hair, None for bald people."""
+    """Return the hair colour; None for bald people."""
     return None if person.hair_colour == NONE else HAIR_RGB[person.hair_colour]
 
 
@@ -81,7 +81,7 @@ def build_body(person: Person, look: Look, view: View) -> Body:
 
 
 def _swing(start: Spot, length: float, forward: float, outward: float) -> Spot:
-    """End of a bone that hangs down from start, swung forward and outward (radians; outward > 0 is to the left)."""
+    """Return the end of a bone that hangs from start, swung forward and outward (radians; outward > 0 is left)."""
     down = math.cos(forward) * math.cos(outward)
     return Spot(
         start.left + length * math.sin(outward),

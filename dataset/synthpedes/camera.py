@@ -1,4 +1,4 @@
-"""Light, lens, sensor noise and JPEG: what happens to a drawn picture on its way to a file."""
+"""Light, lens, sensor noise and JPEG compression of a drawn picture."""
 
 import io
 from random import Random
@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 
 
 def develop(image: Image.Image, rng: Random) -> bytes:
-    """Turn a clean RGB picture into a JPEG file as a surveillance camera would write it."""
+    """Turn a clean RGB picture into a JPEG file like that of a surveillance camera."""
     size = image.size
     if rng.random() < 0.2:  # a camera far away
         factor = rng.uniform(0.6, 0.85)
@@ -31,7 +31,7 @@ def develop(image: Image.Image, rng: Random) -> bytes:
 
 
 def _fall_off(size: tuple[int, int], rng: Random) -> np.ndarray:
-    """Brightness over a picture of a size (width, height): factors, (height, width) float32."""
+    """Brightness factors (height, width) float32 for a picture of size (width, height)."""
     brightness = rng.uniform(0.72, 1.15)
     across = np.linspace(-1, 1, size[0], dtype=np.float32) * rng.uniform(-0.14, 0.14)
     down = np.linspace(-1, 1, size[1], dtype=np.float32) * rng.uniform(-0.1, 0.1)

@@ -24,15 +24,15 @@ def shade(colour: Rgb, factor: float) -> Rgb:
 
 
 class Spot(NamedTuple):
-    """A point of the body, in body heights; also a direction away from another one."""
+    """A point of the body in body heights, or a direction from one point to another."""
 
     left: float  # towards the person's left hand
-    front: float  # towards where the person looks
+    front: float  # in the direction that the person faces
     down: float  # 0 = crown, 1 = soles
 
 
 class Cloth(NamedTuple):
-    """What a shape is filled with."""
+    """The filling of a shape."""
 
     colour: Rgb
     pattern: str = "plain"  # plain | striped | checked | dotted
@@ -43,13 +43,13 @@ class Cloth(NamedTuple):
 
 
 class Canvas:
-    """A picture under construction with the place and the turn of one person in it.
+    """A picture being drawn, with the place and the orientation of one person in it.
 
     Args:
-        image: RGB, drawn upon in place.
+        image: RGB; drawn on in place.
         scale: pixels per body height.
-        crown: pixel place of the body's axis at height 0.
-        yaw: turn of the person, see dataset/synthpedes/views.py.
+        crown: pixel position of the body's axis at height 0.
+        yaw: orientation of the person (dataset/synthpedes/views.py).
         pitch: how far nearer points sink in the picture, since the camera looks down a little.
     """
 
@@ -64,17 +64,17 @@ class Canvas:
         self._swatches: dict[Cloth, Image.Image] = {}
 
     def depth(self, spot: Spot) -> float:
-        """Nearness to the camera, in body heights; the body's axis is 0."""
+        """Return how near a point is to the camera, in body heights; the body's axis is 0."""
         return spot.front * self.cos - spot.left * self.sin
 
     def place(self, spot: Spot) -> Point:
-        """Pixel place of a body point."""
+        """Return the pixel position of a body point."""
         x = spot.left * self.cos + spot.front * self.sin
         y = spot.down + self.pitch * self.depth(spot)
         return self.crown[0] + x * self.scale, self.crown[1] + y * self.scale
 
     def half_width(self, side: float, deep: float) -> float:
-        """Seen half-width of an upright elliptic cylinder with half-axes side and deep, in body heights."""
+        """Visible half-width of an upright elliptic cylinder with half-axes side and deep, in body heights."""
         return math.hypot(side * self.cos, deep * self.sin)
 
     def polygon(self, points: Sequence[Point], cloth: Cloth) -> None:
@@ -89,7 +89,7 @@ class Canvas:
         self.draw.polygon(points, outline=edge, width=round(self.outline_px))
 
     def ellipse(self, centre: Point, rx: float, ry: float, colour: Rgb, outlined: bool = True) -> None:
-        """Fill an ellipse with half-axes in pixels."""
+        """Fill an ellipse whose half-axes are in pixels."""
         box = (centre[0] - rx, centre[1] - ry, centre[0] + rx, centre[1] + ry)
         self.draw.ellipse(
             box, fill=colour, outline=shade(colour, 0.6) if outlined else None, width=round(self.outline_px)
@@ -100,7 +100,7 @@ class Canvas:
         self.draw.line(points, fill=colour, width=max(1, round(width * self.scale)), joint="curve")
 
     def tube(self, spots: Sequence[Spot], radii: Sequence[float], cloth: Cloth) -> None:
-        """Draw a limb: circles of the given radii (body heights) joined by their tangents, in one outline."""
+        """Draw a limb as circles of the given radii (body heights) joined by their tangents, with one outline."""
         points = [self.place(spot) for spot in spots]
         sizes = [radius * self.scale for radius in radii]
         _capsules(self.draw, points, [size + self.outline_px for size in sizes], shade(cloth.colour, 0.6))
@@ -112,7 +112,7 @@ class Canvas:
         self.image.paste(self._swatch(cloth), mask=mask)
 
     def _swatch(self, cloth: Cloth) -> Image.Image:
-        """A canvas full of patterned cloth."""
+        """Return a picture filled with patterned cloth."""
         if cloth not in self._swatches:
             self._swatches[cloth] = _weave(self.image.size, cloth, self.scale, self.crown)
         return self._swatches[cloth]
@@ -133,7 +133,7 @@ def _capsules(draw: ImageDraw.ImageDraw, points: Sequence[Point], radii: Sequenc
 
 
 def _weave(size: tuple[int, int], cloth: Cloth, scale: float, origin: Point) -> Image.Image:
-    """Stripes, checks or dots over a whole canvas, in phase with the body."""
+    """Draw stripes, checks or dots over a whole picture, aligned with the body."""
     image = Image.new("RGB", size, cloth.colour)
     draw = ImageDraw.Draw(image)
     width, height = size

@@ -1,7 +1,7 @@
-"""Sentences about drawn pedestrians in the manner of CUHK-PEDES: synonyms, varied order, some attributes left out.
+"""Captions of drawn pedestrians in the style of CUHK-PEDES: synonyms, varied order, some attributes left out.
 
-A caption tells only what its view shows (visible_attributes in synthetic_views.py): a bag hidden by the body or shoes
-behind a hedge are never named.
+A caption mentions only what its view shows (`visible_attributes` in views.py). It never names a bag hidden by the body
+or shoes behind a hedge.
 """
 
 from random import Random
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from dataset.synthpedes.people import NONE, Person, pick
 from dataset.synthpedes.views import View, visible_attributes
 
-_KEEP = {  # chance that something visible is told
+_KEEP = {  # probability of mentioning something visible
     "upper": 0.96, "lower": 0.95, "hair": 0.42, "shoes": 0.42, "bag": 0.85, "carried": 0.8, "hat": 0.8,
     "glasses": 0.5, "beard": 0.5, "scarf_colour": 0.7,
 }  # fmt: skip
@@ -66,7 +66,7 @@ _NOUNS = {
 
 
 def article(phrase: str) -> str:
-    """Put "a" or "an" before a phrase (none of our words has a mute h or a u as in "unit")."""
+    """Put "a" or "an" before a phrase (none of our words starts with a silent h or a u as in "unit")."""
     return f"{'an' if phrase[0].lower() in 'aeiou' else 'a'} {phrase}"
 
 
@@ -102,7 +102,7 @@ def _upper(person: Person, shown: set[str], rng: Random) -> str:
 
 
 def _patterned(person: Person, shown: set[str], rng: Random) -> tuple[str, str]:
-    """Words before and after the noun of the upper garment."""
+    """Return the words before and after the noun of the upper garment."""
     colour = _colour(person.upper_colour, rng)
     if "pattern" not in shown or rng.random() < 0.1:
         return colour, ""
@@ -121,7 +121,7 @@ def _patterned(person: Person, shown: set[str], rng: Random) -> tuple[str, str]:
 
 
 def _paired(colour: str, kind: str, rng: Random) -> str:
-    """Things that come in pairs: "blue jeans" or "a pair of blue jeans"."""
+    """Name things that come in pairs: "blue jeans" or "a pair of blue jeans"."""
     phrase = f"{_colour(colour, rng)} {_noun(kind, rng)}"
     return f"a pair of {phrase}" if rng.random() < 0.25 else phrase
 
@@ -153,7 +153,7 @@ def _coloured(kind: str, colour: str, rng: Random) -> str:
 
 
 class Facts(NamedTuple):
-    """Phrases that a caption tells; any may be empty but core."""
+    """The phrases of a caption; all but core may be empty."""
 
     has: list[str]  # "short black hair"
     core: list[str]  # upper and lower garment
@@ -162,7 +162,7 @@ class Facts(NamedTuple):
 
 
 def _tell(person: Person, view: View, rng: Random) -> Facts:
-    """Choose what to tell and the words for it."""
+    """Choose what to mention, and the words for it."""
     shown = visible_attributes(person, view)
     told = {name for name, chance in _KEEP.items() if name in shown and rng.random() < chance}
     if "hair" not in shown and "hair_colour" in shown and rng.random() < _KEEP["hair"]:
@@ -190,12 +190,12 @@ def _tell(person: Person, view: View, rng: Random) -> Facts:
 
 
 def _is_enough(facts: Facts) -> bool:
-    """Whether the facts tell more than two things."""
+    """Whether there are more than two facts."""
     return sum(map(len, facts)) > 2
 
 
 def _pose(view: View, rng: Random) -> str:
-    """What the body does: "walking away from the camera"."""
+    """Say what the person is doing: "walking away from the camera"."""
     verb = "walking" if view.walking else "standing"
     if view.from_front:
         return f"{verb} {rng.choice(['towards', 'toward'])} the camera" if view.walking else f"{verb} facing the camera"
@@ -205,7 +205,7 @@ def _pose(view: View, rng: Random) -> str:
 
 
 def write_caption(person: Person, view: View, rng: Random) -> str:
-    """Describe a person as seen in a view: one to four sentences, near 23 words on average."""
+    """Describe a person as seen in a view: one to four sentences, about 23 words on average."""
     facts = max((_tell(person, view, rng) for _ in range(2)), key=_is_enough)
     noun = pick(rng, _SUBJECTS[person.gender, person.age])
     subject = rng.choice([article(noun), article(noun), f"the {noun}", f"this {noun}"])

@@ -13,21 +13,21 @@ _DEEP = 0.06  # half of the trunk's thickness
 
 
 class Part(NamedTuple):
-    """Something to paint; larger depths are nearer to the camera and painted later."""
+    """Something to paint. Larger depths are nearer to the camera and are painted later."""
 
     depth: float
     paint: Callable[[], None]
 
 
 def upper_cloth(person: Person, look: Look) -> Cloth:
-    """Cloth of the upper garment; a logo is no weave and is painted on top."""
+    """Return the cloth of the upper garment. A logo is not woven; it is painted on top."""
     woven = person.pattern not in ("plain", "logo")
     second = look.cloth(person.pattern_colour) if woven else (0, 0, 0)
     return Cloth(look.cloth(person.upper_colour), person.pattern if woven else "plain", second)
 
 
 def _cylinder(canvas: Canvas, levels: list[tuple[float, float, float]]) -> list[Point]:
-    """Outline of a stack of elliptic cross-sections (down, half-width at the side, half-thickness)."""
+    """Return the outline of a stack of elliptic cross-sections (down, half-width at the side, half-thickness)."""
     right, left = [], []
     for down, side, deep in levels:
         x, y = canvas.place(Spot(0.0, 0.0, down))
@@ -38,7 +38,7 @@ def _cylinder(canvas: Canvas, levels: list[tuple[float, float, float]]) -> list[
 
 
 def leg_parts(canvas: Canvas, person: Person, look: Look, body: Body) -> list[Part]:
-    """Legs with trousers, leggings or shorts, and shoes; bare under skirts and dresses."""
+    """Legs with trousers, leggings or shorts, and shoes. Legs are bare under skirts and dresses."""
     parts = []
     for side in SIDES:
         depth = canvas.depth(body.legs[side][0])
@@ -74,7 +74,7 @@ def _paint_leg(canvas: Canvas, person: Person, look: Look, body: Body, side: int
 
 
 def _paint_denim(canvas: Canvas, body: Body, side: int, cloth: Cloth) -> None:
-    """Worn thighs and turned-up hems: what tells jeans from trousers at this size."""
+    """Paint worn thighs and turned-up hems, which distinguish jeans from trousers at this size."""
     hip, knee, ankle = body.legs[side]
     worn = shade(cloth.colour, 1.25)
     middle = canvas.place(Spot(*((a + b) / 2 for a, b in zip(hip, knee, strict=True))))
@@ -124,7 +124,7 @@ def trunk_parts(canvas: Canvas, person: Person, look: Look, body: Body) -> list[
 
 
 def _reach(body: Body, bones: float) -> float:
-    """How far the legs reach to the front or back at a number of leg bones below the hips, cloth included."""
+    """Return how far legs and cloth reach forward or back, at a depth of so many leg bones below the hips."""
     reach = []
     for hip, knee, ankle in body.legs.values():
         start, end, share = (hip, knee, bones) if bones <= 1 else (knee, ankle, bones - 1)
@@ -188,12 +188,12 @@ def _paint_upper(canvas: Canvas, person: Person, look: Look, body: Body) -> None
 
 
 def _front(canvas: Canvas, left: float, down: float) -> Point:
-    """Pixel place of a point on the front of the trunk."""
+    """Return the pixel position of a point on the front of the trunk."""
     return canvas.place(Spot(left, _DEEP, down))
 
 
 def _paint_front(canvas: Canvas, person: Person, look: Look, body: Body, hem: float) -> None:
-    """Opening, collar, pocket or logo."""
+    """Paint the opening, the collar, the pocket or the logo."""
     top, colour = body.neck + 0.012, look.cloth(person.upper_colour)
     dark = shade(colour, 0.55) if luminance(colour) > 60 else shade(colour, 1.4)
     if person.inner_colour != NONE:

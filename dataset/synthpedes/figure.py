@@ -14,7 +14,7 @@ from dataset.synthpedes.scenes import draw_occluder, draw_scene
 from dataset.synthpedes.things import thing_parts
 from dataset.synthpedes.views import View
 
-ENLARGED = 2  # the figure is drawn this much larger and scaled down, against jagged edges
+ENLARGED = 2  # the figure is drawn larger by this factor and scaled down, to avoid jagged edges
 _UMBRELLA_ROOM = 0.14  # above the crown, in body heights
 
 
@@ -29,7 +29,7 @@ def draw_picture(person: Person, look: Look, view: View, size_px: tuple[int, int
 
 
 def draw_person(image: Image.Image, person: Person, look: Look, view: View) -> None:
-    """Draw a person where and as the view says."""
+    """Draw a person at the position and in the pose of the view."""
     room = _UMBRELLA_ROOM if person.carried == "umbrella" else 0.0
     scale = view.height * image.height / (1 + room)
     crown = (view.centre * image.width, view.top * image.height + room * scale)

@@ -1,7 +1,7 @@
 """SynthPedes on disk: image paths and records as in the three benchmarks, and the note of what a folder holds.
 
-Layout of a folder: the benchmark's annotation file, imgs/, and synthetic.json, which is written last: a folder without
-it is not complete. While a benchmark is being made, synthetic.partial says that the folder is ours to clear and fill.
+A folder holds the benchmark's annotation file, imgs/ and synthetic.json. The last one is written at the end, so a
+folder without it is incomplete. While a benchmark is being drawn, synthetic.partial marks the folder as ours to clear.
 """
 
 import json
@@ -27,7 +27,7 @@ _CUHK_NAMES = {
 
 
 def image_path(benchmark: Benchmark, split: str, person_id: int, view: int, image: int) -> str:
-    """Path under imgs/ of a person's view; image counts through the whole benchmark, so that no folder stays empty."""
+    """Path under imgs/ of a person's view. `image` counts through the benchmark, so that no folder stays empty."""
     random = Random(f"{person_id}/{view}")
     names = {
         "person": person_id,
@@ -47,7 +47,7 @@ def image_path(benchmark: Benchmark, split: str, person_id: int, view: int, imag
 
 
 def record(benchmark: Benchmark, split: str, person_id: int, path: str, captions: list[str]) -> dict[str, Any]:
-    """One entry of the annotation file, with the extra key that the official files have."""
+    """Make one entry of the annotation file, with the extra key that the official files have."""
     entry: dict[str, Any] = {"split": split, "captions": captions, benchmark.path_key: path, "id": person_id}
     if benchmark.path_key == "file_path":
         entry["processed_tokens"] = [caption.lower().replace(",", "").replace(".", "").split() for caption in captions]
@@ -57,7 +57,7 @@ def record(benchmark: Benchmark, split: str, person_id: int, path: str, captions
 def holds(out: Path, benchmark: Benchmark, made: dict[str, Any]) -> bool:
     """Whether a folder already holds the whole benchmark that `made` (version and arguments) describes.
 
-    Raises UserError where it holds another one, or files that are not ours.
+    Raises: UserError if it holds another one, or files that are not ours.
     """
     raw_file, images, note = out / benchmark.raw_files[0], out / "imgs", out / NOTE
     if out.exists() and not out.is_dir():
@@ -77,7 +77,7 @@ def holds(out: Path, benchmark: Benchmark, made: dict[str, Any]) -> bool:
 
 
 def _difference(found: dict[str, Any], made: dict[str, Any]) -> str:
-    """The first thing in which two descriptions differ."""
+    """Return the first difference between two descriptions."""
     if found["version"] != made["version"]:
         return f"version {found['version']}, not {made['version']}"
     there, wanted = found["arguments"] or {}, made["arguments"]
@@ -85,7 +85,7 @@ def _difference(found: dict[str, Any], made: dict[str, Any]) -> str:
 
 
 def clear(out: Path, benchmark: Benchmark) -> None:
-    """Make a folder ready to be filled: nothing of an earlier, incomplete benchmark stays."""
+    """Prepare a folder for drawing: remove the rest of an earlier, incomplete benchmark."""
     out.mkdir(parents=True, exist_ok=True)
     (out / PARTIAL).touch()
     (out / NOTE).unlink(missing_ok=True)
@@ -95,7 +95,7 @@ def clear(out: Path, benchmark: Benchmark) -> None:
 
 
 def finish(out: Path, benchmark: Benchmark, records: list[dict[str, Any]], note: dict[str, Any]) -> None:
-    """Write the annotation file and, last of all, the note."""
+    """Write the annotation file, and the note at the end."""
     (out / benchmark.raw_files[0]).write_text(json.dumps(records), encoding="utf-8")
     unfinished = out / f"{NOTE}.tmp"
     unfinished.write_text(json.dumps(note, indent=1), encoding="utf-8")

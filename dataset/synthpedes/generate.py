@@ -2,8 +2,8 @@
 
     python -m dataset.synthpedes data/synth --format CUHK-PEDES --people-train 400 --people-val 50 --people-test 60
 
-writes the annotation file and imgs/ (then: bash shell/data_process.sh CUHK-PEDES data/synth), and synthetic.json with
-the arguments and everybody's attributes. Equal arguments give equal bytes, whatever the number of workers.
+writes the annotation file, imgs/, and synthetic.json with the arguments and the attributes of all people. Prepare it
+with bash shell/data_process.sh CUHK-PEDES data/synth. The same arguments give the same bytes for any number of workers.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from utils.log import one_line_errors, progress, set_up_logging
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # raise it whenever equal arguments give other files than before
+VERSION = 1  # raise it when the same arguments give other files than before
 PEOPLE_PER_TASK = 8
 
 
 class Drawing(NamedTuple):
-    """What a worker needs to know beside the people."""
+    """What a drawing process needs besides the people."""
 
     images: Path  # the imgs/ folder
     benchmark: Benchmark
@@ -52,7 +52,7 @@ class Member(NamedTuple):
     person_id: int
     split: str
     person: Person
-    resembles: int | None  # id of the person that this one was drawn to resemble
+    resembles: int | None  # id of the person whom this one was drawn to resemble
 
 
 def generate(
@@ -67,18 +67,18 @@ def generate(
     workers: int,
     lookalikes: float = 0.3,
 ) -> None:
-    """Write a benchmark into a folder, or leave it as it is where it holds the same one already.
+    """Write a benchmark to a folder, or leave the folder as it is if it already holds the same one.
 
     Args:
-        out: folder, made if need be.
-        benchmark: whose format to write: CUHK-PEDES, ICFG-PEDES or RSTPReid.
+        out: folder; made if needed.
+        benchmark: the format to write: CUHK-PEDES, ICFG-PEDES or RSTPReid.
         people: how many people by split (train, val, test); ICFG-PEDES has no val.
         images_per_person, captions_per_image: at least 1.
-        seed: everything drawn follows from it.
-        size_px: (height, largest width) of the images; the width varies from three quarters of the largest up to it.
-        workers: processes that draw; 1 draws in this one.
+        seed: determines everything that is drawn.
+        size_px: (height, largest width) of the images; the width varies from 3/4 of the largest to the largest.
+        workers: drawing processes; 1 draws in this process.
         lookalikes: share in [0, 0.9] of people who differ from another of their split in one or two attributes only.
-    Raises: UserError for arguments that cannot be met and for folders that hold something else.
+    Raises: UserError for arguments that cannot be satisfied and for a folder that holds something else.
     """
     chosen = benchmark_named(benchmark)
     _check(chosen, people, images_per_person, captions_per_image, size_px, workers, lookalikes)
@@ -118,7 +118,7 @@ def _check(
     workers: int,
     lookalikes: float,
 ) -> None:
-    """Raise UserError for the first argument that cannot be met."""
+    """Raises: UserError for the first argument that cannot be satisfied."""
     if set(people) - set(SPLITS) or min(people.values(), default=0) < 0 or not sum(people.values()):
         raise UserError(f"people must be counts of {', '.join(SPLITS)}, at least 0 and not all 0, got {people}")
     if people.get("val") and not benchmark.splits["val"].people:
@@ -135,7 +135,7 @@ def _check(
 
 
 def _draw_members(people: dict[str, int], lookalikes: float, seed: int) -> list[Member]:
-    """Everybody, with ids from 1 through train, val and test."""
+    """Draw all people, with ids counted from 1 through train, val and test."""
     members: list[Member] = []
     taken: set[Person] = set()
     for split, count in people.items():
@@ -147,7 +147,7 @@ def _draw_members(people: dict[str, int], lookalikes: float, seed: int) -> list[
 
 
 def _draw_all(drawing: Drawing, members: list[Member], workers: int) -> list[dict[str, Any]]:
-    """Draw everybody's pictures; the annotation records in order of ids."""
+    """Draw the pictures of all people; return the annotation records in the order of the ids."""
     tasks = [members[i : i + PEOPLE_PER_TASK] for i in range(0, len(members), PEOPLE_PER_TASK)]
     records: list[dict[str, Any]] = []
     with progress[None](len(members) * drawing.images_per_person, "drawing SynthPedes", unit="images") as bar:
@@ -162,7 +162,7 @@ def _results(drawing: Drawing, tasks: list[list[Member]], workers: int) -> Itera
     if workers == 1:
         yield from map(partial(draw_people, drawing), tasks)
         return
-    # Started afresh, not forked: a live progress bar runs a thread, which a fork would cut in two.
+    # Spawned, not forked: a live progress bar runs a thread, which does not survive a fork.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         yield from pool.map(partial(draw_people, drawing), tasks)
 

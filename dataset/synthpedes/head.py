@@ -1,4 +1,4 @@
-"""Head, hair, face and hat of a drawn pedestrian, as Parts (see synthetic_clothes.py). R is half the head's height."""
+"""Head, hair, face and hat of a drawn pedestrian, as Parts (clothes.py). R is half the head's height."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ def head_parts(canvas: Canvas, person: Person, look: Look, body: Body) -> list[P
 
 
 def _at(canvas: Canvas, body: Body, left: float, front: float, down: float) -> Point:
-    """Pixel place of a point given from the head's centre, in R."""
+    """Return the pixel position of a point given relative to the head's centre, in R."""
     r = body.head_radius
     spot = Spot(body.head.left + left * r, body.head.front + front * r, body.head.down + down * r)
     x, y = canvas.place(spot)
@@ -58,7 +58,7 @@ def _hair_parts(canvas: Canvas, person: Person, body: Body, hair: Rgb) -> list[P
     head = body.head
     back = (
         -0.055 * canvas.cos
-    )  # of hair that hangs down the back: behind the trunk in front views, before it in back views
+    )  # of hair that hangs down the back: behind the trunk in front views, in front of it in back views
     cloth = Cloth(hair)
     parts = []
     if person.hair in ("long", "shoulder-length"):

@@ -30,5 +30,5 @@ HAIR_RGB: dict[str, Rgb] = {
 
 
 def luminance(rgb: Rgb) -> float:
-    """Brightness of an 8-bit colour, in [0, 255]."""
+    """Return the brightness of an 8-bit colour, in [0, 255]."""
     return 0.3 * rgb[0] + 0.59 * rgb[1] + 0.11 * rgb[2]

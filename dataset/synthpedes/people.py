@@ -1,7 +1,7 @@
-"""Attributes of drawn pedestrians and the draw of whole populations, with look-alikes and without doubles.
+"""Attributes of drawn pedestrians, and the drawing of whole populations: with look-alikes, without duplicates.
 
-Every attribute is a string; "none" says that a person has no such thing. Attributes are drawn in the order of the
-fields, each from the earlier ones, so that impossible people (a bearded child, a dress above trousers) never come up.
+Every attribute is a string; "none" means that a person has no such thing. Attributes are drawn in the order of the
+fields, each given the earlier ones, so that impossible people (a bearded child, a dress over trousers) do not occur.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from random import Random
 from dataset.synthpedes.palette import CLOTH_RGB, luminance
 
 NONE = "none"
-GROUP_CHANGES = (  # attributes that tell look-alikes apart
+GROUP_CHANGES = (  # attributes in which look-alikes may differ
     "upper_colour", "lower_colour", "shoe_colour", "hair_colour", "bag", "bag_colour", "hat", "hat_colour", "pattern",
     "pattern_colour", "glasses", "carried", "carried_colour", "inner_colour", "scarf_colour",
 )  # fmt: skip
@@ -19,7 +19,7 @@ GROUP_CHANGES = (  # attributes that tell look-alikes apart
 
 @dataclass(frozen=True)
 class Person:
-    """What a caption may say about somebody. Two people of a benchmark differ in at least one field."""
+    """What a caption may say about a person. Two people of a benchmark differ in at least one field."""
 
     gender: str  # male | female
     age: str  # child | adult | elderly
@@ -94,17 +94,17 @@ _CARRIED_COLOURS: dict[str, Weights] = {
 
 
 def pick(rng: Random, weights: Weights) -> str:
-    """Draw a key with a chance in proportion to its weight."""
+    """Draw a key with a probability proportional to its weight."""
     return rng.choices(list(weights), list(weights.values()))[0]
 
 
 def _stands_out(colour: str, other: str) -> bool:
-    """Whether one cloth colour is told from another beside it, even in grey."""
+    """Whether two cloth colours side by side can be told apart, even in grey."""
     return abs(luminance(CLOTH_RGB[colour]) - luminance(CLOTH_RGB[other])) > 70
 
 
 def _contrasting(rng: Random, colour: str) -> str:
-    """A colour that stands out from another one; black and white are the usual ones."""
+    """Draw a colour that stands out from another one, mostly black or white."""
     fitting = [name for name in CLOTH_RGB if _stands_out(name, colour)]
     return pick(rng, {name: 4 if name in ("white", "black") else 1 for name in fitting})
 
@@ -190,11 +190,11 @@ def _carried(p: dict[str, str], rng: Random) -> str:
 
 
 def _colour_of(thing: str, weights: Weights) -> Callable[[dict[str, str], Random], str]:
-    """A colour for a thing that not everybody has."""
+    """Return a sampler of the colour of a thing that not everybody has."""
     return lambda p, rng: pick(rng, weights) if p[thing] != NONE else NONE
 
 
-# In the order of Person's fields: an attribute may look at those above it.
+# In the order of Person's fields: a sampler may use the attributes above its own.
 _SAMPLERS: dict[str, Callable[[dict[str, str], Random], str]] = {
     "gender": lambda p, rng: rng.choice(["male", "female"]),
     "age": lambda p, rng: pick(rng, {"adult": 0.76, "child": 0.12, "elderly": 0.12}),
@@ -233,12 +233,12 @@ def sample_person(rng: Random) -> Person:
 
 
 def num_differences(a: Person, b: Person) -> int:
-    """Number of attributes in which two people differ."""
+    """Count the attributes in which two people differ."""
     return sum(value != getattr(b, name) for name, value in vars(a).items())
 
 
 def _vary(person: Person, rng: Random) -> Person:
-    """Draw one attribute anew; a colour that it brings along or makes pointless follows."""
+    """Redraw one attribute, and its colour if the change brings one or makes it pointless."""
     name = rng.choice(GROUP_CHANGES)
     changed = replace(person, **{name: _SAMPLERS[name](vars(person), rng)})
     colour = f"{name}_colour"
@@ -251,7 +251,7 @@ def _vary(person: Person, rng: Random) -> Person:
 
 
 def sample_lookalike(person: Person, rng: Random) -> Person:
-    """Draw somebody who differs from a person in one or two attributes."""
+    """Draw a person who differs from the given one in one or two attributes."""
     wanted = rng.choice([1, 2])
     other = person
     while num_differences(person, other) < wanted:
@@ -262,12 +262,12 @@ def sample_lookalike(person: Person, rng: Random) -> Person:
 
 
 def sample_people(count: int, lookalikes: float, taken: set[Person], rng: Random) -> list[tuple[Person, int | None]]:
-    """Draw a split's people: (person, place in the list of the person that this one resembles, or None).
+    """Draw a split's people: (person, position in the list of the person whom this one resembles, or None).
 
     Args:
         count: how many people.
-        lookalikes: chance in [0, 1) that a person is drawn to resemble the last one drawn from scratch.
-        taken: people of the whole benchmark so far; no double of them is drawn, and the new ones are added.
+        lookalikes: probability in [0, 1) that a person resembles the last one drawn from scratch.
+        taken: all people of the benchmark so far; none of them is drawn again, and the new ones are added.
     """
     people: list[tuple[Person, int | None]] = []
     original: int | None = None

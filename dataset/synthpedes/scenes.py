@@ -13,7 +13,7 @@ Pen = ImageDraw.ImageDraw
 
 
 def draw_scene(scene: str, size: tuple[int, int], rng: Random) -> Image.Image:
-    """Background of a size (width, height), a little out of focus."""
+    """Draw a background of size (width, height), slightly out of focus."""
     image = Image.new("RGB", size)
     pen = ImageDraw.Draw(image)
     _SCENES[scene](pen, *size, rng)
@@ -31,7 +31,7 @@ def _grey(rng: Random, low: int, high: int, spread: int = 10) -> Rgb:
 
 
 def _ramp(pen: Pen, width: int, top: int, bottom: int, start: Rgb, end: Rgb) -> None:
-    """Vertical colour gradient in bands."""
+    """Paint a vertical colour gradient in bands."""
     step = max(1, (bottom - top) // 16)
     for y in range(top, bottom, step):
         t = (y - top) / max(1, bottom - top)
@@ -160,7 +160,7 @@ _SCENES: dict[str, Callable[[Pen, int, int, Random], None]] = {
 
 
 def _clutter(pen: Pen, w: int, h: int, rng: Random) -> None:
-    """A post, bin, bicycle or car somewhere behind the person."""
+    """Paint a post, bin, bicycle or car somewhere behind the person."""
     x, ground = rng.randint(-6, w + 6), rng.randint(int(h * 0.6), int(h * 0.92))
     kind = rng.choice(["post", "bin", "bicycle", "car"])
     if kind == "post":
@@ -184,7 +184,7 @@ def _clutter(pen: Pen, w: int, h: int, rng: Random) -> None:
 
 
 def _bystander(pen: Pen, w: int, h: int, rng: Random, size: float | None = None, x: float | None = None) -> None:
-    """A rough other person, as a part of the background at the edge or as a passer-by in front."""
+    """Paint another person roughly: at the edge of the background, or as a passer-by in front."""
     s = size or h * rng.uniform(0.25, 0.6)
     x = rng.choice([rng.uniform(-2, w * 0.16), rng.uniform(w * 0.84, w + 2)]) if x is None else x
     foot = h * rng.uniform(0.62, 0.9) if size is None else h * 1.05

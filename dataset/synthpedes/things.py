@@ -1,4 +1,4 @@
-"""Bags and carried objects of a drawn pedestrian, as Parts (see synthetic_clothes.py)."""
+"""Bags and carried objects of a drawn pedestrian, as Parts (clothes.py)."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from dataset.synthpedes.views import View
 
 
 def thing_parts(canvas: Canvas, person: Person, look: Look, body: Body, view: View) -> list[Part]:
-    """The bag and what is in the other hand."""
+    """The bag, and what the other hand carries."""
     parts = []
     if person.bag == "backpack":
         parts += _backpack(canvas, look.cloth(person.bag_colour), body)
@@ -29,20 +29,20 @@ def thing_parts(canvas: Canvas, person: Person, look: Look, body: Body, view: Vi
 
 
 def _hand_depth(canvas: Canvas, wrist: Spot) -> float:
-    """In front of the hand, unless the whole arm is behind the body."""
+    """Return a depth in front of the hand, unless the whole arm is behind the body."""
     depth = canvas.depth(wrist)
     return depth + 0.03 if depth > -0.06 else depth
 
 
 def _edge(colour: Rgb) -> Rgb:
-    """A line colour seen on the colour."""
+    """Return a line colour that is visible on the given colour."""
     return shade(colour, 0.55) if luminance(colour) > 70 else shade(colour, 1.35)
 
 
 def _box(
     canvas: Canvas, centre: Point, half_width: float, half_height: float, colour: Rgb, round_: float = 0.02
 ) -> None:
-    """A rounded box around a pixel; sizes in body heights."""
+    """Draw a rounded box around a pixel position; sizes in body heights."""
     w, h = half_width * canvas.scale, half_height * canvas.scale
     corners = (centre[0] - w, centre[1] - h, centre[0] + w, centre[1] + h)
     radius = min(round_ * canvas.scale, w)

@@ -1,4 +1,4 @@
-"""How one picture of a person is taken (orientation, pose, framing, occluder) and which attributes it therefore shows.
+"""How a picture of a person is taken (orientation, pose, framing, occluder), and which attributes it shows.
 
 Angles in radians. yaw 0 faces the camera, pi/2 faces the right edge of the picture, pi shows the back. Body heights are
 fractions of the person's height, 0 at the crown and 1 at the soles; places in the picture are fractions of its size.
@@ -25,11 +25,11 @@ _CENTRE_YAWS = {
 
 @dataclass(frozen=True)
 class View:
-    """One picture of one person; everything that is not an attribute of the person."""
+    """Everything about one picture that is not an attribute of the person."""
 
     yaw: float
     stride: float  # in [-1, 1]: how far the left leg is in front; near 0 = standing
-    top: float  # crown of the head (of the open umbrella, where there is one), fraction of the picture's height
+    top: float  # crown of the head (or top of an open umbrella), fraction of the picture's height
     height: float  # from there to the soles, fraction of the picture's height; the feet may be outside
     centre: float  # of the body, fraction of the picture's width
     scene: str  # one of SCENES
@@ -39,12 +39,12 @@ class View:
 
     @property
     def from_front(self) -> bool:
-        """The face and the front of the clothes are seen."""
+        """Whether the face and the front of the clothes are visible."""
         return math.cos(self.yaw) > 0.5
 
     @property
     def from_back(self) -> bool:
-        """Neither the face nor the front of the clothes is seen."""
+        """Whether neither the face nor the front of the clothes is visible."""
         return math.cos(self.yaw) < -0.5
 
     @property
@@ -53,17 +53,17 @@ class View:
 
     @property
     def lowest(self) -> float:
-        """Body height down to which the person is seen."""
+        """The body height down to which the person is visible."""
         bottom = self.occluder_top if self.occluder in ("hedge", "bonnet", "railing") else 1.0
         return (min(bottom, 1.0) - self.top) / self.height
 
     def near(self, side: int) -> bool:
-        """Whether what hangs on a side (+1 left, -1 right) is not hidden by the body."""
+        """Whether something that hangs on a side (+1 left, -1 right) is visible and not hidden by the body."""
         return -side * math.sin(self.yaw) > -0.6
 
 
 def sample_view(person: Person, rng: Random) -> View:
-    """Draw a view: mostly the whole figure, now and then cut off or occluded."""
+    """Draw a view: mostly the whole figure, sometimes cut off or occluded."""
     centre_yaw = rng.choices(list(_CENTRE_YAWS), list(_CENTRE_YAWS.values()))[0]
     walking = rng.random() < 0.6
     stride = rng.choice([-1, 1]) * rng.uniform(0.55, 1.0) if walking else rng.uniform(-0.25, 0.25)
@@ -90,7 +90,7 @@ def sample_view(person: Person, rng: Random) -> View:
 
 
 def visible_attributes(person: Person, view: View) -> set[str]:
-    """Names of the person's attributes that a witness of this view can tell; things the person lacks are left out."""
+    """Return the attributes that this view shows; things that the person lacks are left out."""
     shown = {"gender", "age", "upper", "upper_colour", "sleeves"}
     candidates = {"hair", "hair_colour", "hat", "lower", "lower_colour", "scarf_colour"}
     if not view.from_back:
@@ -100,7 +100,7 @@ def visible_attributes(person: Person, view: View) -> set[str]:
     if person.hair == "ponytail" and view.from_front:
         candidates.discard("hair")
     if person.upper == "vest":
-        candidates |= {"inner_colour"}  # its sleeves are seen from everywhere
+        candidates |= {"inner_colour"}  # its sleeves are visible from all sides
     if person.pattern != "plain" and (person.pattern != "logo" or view.from_front):
         shown |= {"pattern", "pattern_colour"}
     if view.lowest > 0.97:
@@ -121,7 +121,7 @@ def _bag_shown(person: Person, view: View) -> bool:
 def _carried_shown(person: Person, view: View) -> bool:
     if person.carried == "umbrella":
         return True
-    if person.carried in ("phone", "book"):  # held before the chest
+    if person.carried in ("phone", "book"):  # held in front of the chest
         return not view.from_back
     if person.carried == "suitcase" and view.lowest < 0.97:
         return False
