@@ -16,10 +16,11 @@ from pathlib import Path
 from rich.console import Console
 
 from gallery import Answer, Gallery
-from gallery.build import Report, Request, add_images, build_index, remove_images
-from gallery.calibration import calibrate
-from gallery.calibration_file import OrderCalibration, calibration_path
-from gallery.service_audit import AuditLog
+from gallery.indexing.commands import IndexingReport, add_images, build_index, remove_images
+from gallery.indexing.request import IndexingRequest
+from gallery.search.calibrate import calibrate
+from gallery.search.calibration import OrderCalibration, calibration_path
+from gallery.service.audit import AuditLog
 from gallery.show import as_json, as_table, verdict
 from utils.distributed import shutdown, start
 from utils.errors import UserError
@@ -36,14 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_index(args: argparse.Namespace) -> None:
     process = start()
     set_up_logging(is_main=process.is_main)
-    request = Request(
+    request = IndexingRequest(
         images=args.images,
         checkpoint=find_weights(args.checkpoint),
         index=args.index,
         config=args.config,
         paths=None if args.list is None else _lines(args.list),
         tokens=args.tokens,
-        engine=args.engine,
+        engine_url=args.engine,
         prune=args.prune,
     )
     report = build_index(request, process)
@@ -86,7 +87,7 @@ def run_query(args: argparse.Namespace) -> None:
             audit.write("command line", "search", mode=answer.mode, query=sentence, shown=shown)
             _print_answer(answer, gallery, args)
             if args.save:
-                from gallery.grid import save_grid  # matplotlib takes a while to load, and most queries draw nothing
+                from gallery.grid import save_grid  # matplotlib takes a while to load
 
                 save_grid(answer, args.save)
 
@@ -107,7 +108,7 @@ def run_calibrate(args: argparse.Namespace) -> None:
 
 
 def run_serve(args: argparse.Namespace) -> None:
-    from gallery.service import serve
+    from gallery.service.server import serve  # FastAPI takes a while to load
 
     set_up_logging()
     with closing(Gallery.open(args.index, checkpoint=args.checkpoint, engine=args.engine)) as gallery:
@@ -190,7 +191,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _print_report(report: Report, index: Path) -> None:
+def _print_report(report: IndexingReport, index: Path) -> None:
     console = Console(highlight=False, soft_wrap=True)
     counts = {
         "encoded": report.encoded,

@@ -22,10 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.load_checkpoint import resident
-from gallery.index import Neighbours, VectorIndex, merged, open_index
-from gallery.manifest import CheckpointStamp, Manifest
-from gallery.segments import ImageFile
-from gallery.store import KEYS_PER_SEGMENT, SEGMENT_ROWS, Store, StoreWriter
+from gallery.search.engine import Engine, Neighbours, merged
+from gallery.search.engines import open_engine
+from gallery.store.manifest import CheckpointStamp, Manifest
+from gallery.store.segments import ImageFile
+from gallery.store.store import KEYS_PER_SEGMENT, Store
+from gallery.store.writer import SEGMENT_ROWS, StoreWriter
 
 ROWS_AT_A_TIME = 10_000
 ROWS_PER_CENTRE = 20
@@ -102,33 +104,33 @@ def exact_keys(store: Store, queries: np.ndarray, k: int) -> np.ndarray:
     return merged(parts, k).key
 
 
-def measure(make: Callable[[Store], VectorIndex], store: Store, queries: np.ndarray, k: int) -> list[str]:
+def measure(make: Callable[[Store], Engine], store: Store, queries: np.ndarray, k: int) -> list[str]:
     """Cells of the table: seconds until it answers, recall, ms of one query, queries/s of many, MiB."""
     gc.collect()
     before = resident("VmRSS")
     begin = time.perf_counter()
-    index = make(store)
-    index.update(store)
-    found = [index.search(queries[:1], k)]
+    engine = make(store)
+    engine.update(store)
+    found = [engine.search(queries[:1], k)]
     ready = time.perf_counter() - begin
     begin = time.perf_counter()
-    found = [index.search(query[None], k) for query in queries]
+    found = [engine.search(query[None], k) for query in queries]
     single = (time.perf_counter() - begin) / len(queries)
     begin = time.perf_counter()
     for start in range(0, len(queries), QUERIES_AT_ONCE):
-        index.search(queries[start : start + QUERIES_AT_ONCE], k)
+        engine.search(queries[start : start + QUERIES_AT_ONCE], k)
     many = len(queries) / (time.perf_counter() - begin)
     memory = resident("VmRSS") - before
-    index.close()
+    engine.close()
     wanted = exact_keys(store, queries, k)
     recall = np.mean([np.isin(own, part.key[0]).mean() for own, part in zip(wanted, found, strict=True)])
     return [f"{ready:.2f}", f"{recall:.4f}", f"{single * 1e3:.2f}", f"{many:.0f}", f"{memory:.0f}"]
 
 
-def engines(size: int, folder: Path, chosen: Sequence[str]) -> dict[str, Callable[[Store], VectorIndex]]:
-    known: dict[str, Callable[[Store], VectorIndex]] = {"faiss": open_index, "hnsw": Hnsw}
+def engines(size: int, folder: Path, chosen: Sequence[str]) -> dict[str, Callable[[Store], Engine]]:
+    known: dict[str, Callable[[Store], Engine]] = {"faiss": open_engine, "hnsw": Hnsw}
     if find_spec("milvus_lite") and size <= MILVUS_ROWS:
-        known["milvus"] = lambda store: open_index(store, str(folder / "milvus.db"))
+        known["milvus"] = lambda store: open_engine(store, str(folder / "milvus.db"))
     return {name: make for name, make in known.items() if name in chosen}
 
 

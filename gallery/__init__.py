@@ -1,12 +1,14 @@
-"""Search one's own pictures of people with a sentence.
+"""Search your own pictures of people with a sentence.
 
-from gallery import Gallery
-for hit in Gallery.open("index").query("a man with a red backpack").hits:
-    print(hit.path, hit.score)
+    from gallery import Gallery
+    for hit in Gallery.open("index").query("a man with a red backpack").hits:
+        print(hit.path, hit.score)
+
+Packages, from low to high: store (the index on disk), encoding (the model), search (from a query to its hits), indexing
+(making and changing an index), service (the page and the HTTP interface). An *index* is always the folder on disk.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gallery.answers import Answer, ChunkScore, Hit, WordHeat
 
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "ChunkScore", "Gallery", "Hit", "WordHeat"]
 
 
-def __getattr__(name: str) -> Any:
-    """Loads `Gallery` when it is first asked for: the files of an index can be read and written without torch."""
+def __getattr__(name: str) -> object:
+    """Load `Gallery` on first use, because it imports torch and reading an index does not need it."""
     if name == "Gallery":
-        return import_module("gallery.gallery").Gallery
+        from gallery.gallery import Gallery
+
+        return Gallery
     raise AttributeError(f"module 'gallery' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The search itself: an index, its model, and questions to both."""
+"""`Gallery`: an index and its model, and the queries that they answer."""
 
 import re
 import threading
@@ -11,30 +11,31 @@ import torch
 from PIL import Image
 
 from gallery.answers import Answer, CannotAnswer, ChunkScore, Hit, Mode, WordHeat
-from gallery.chunks import QueryChunks, chunks_of, no_chunks
-from gallery.encode import Encoder, Sentence, best_device, checked_checkpoint, pixels_of
-from gallery.heat import word_heats
-from gallery.index import Neighbours
-from gallery.live import LiveIndex, View
-from gallery.pictures import IndexedImage, decode
-from gallery.second_stage import match_candidates
-from gallery.segments import image_id as id_of
-from gallery.store import UnknownImage
+from gallery.encoding.checkpoints import checked_checkpoint
+from gallery.encoding.chunks import QueryChunks, chunks_of, no_chunks
+from gallery.encoding.encoder import Encoder, Sentence, best_device, pixels_of
+from gallery.encoding.pictures import IndexedImage, decode
+from gallery.search.heat import word_heats
+from gallery.search.live import LiveIndex, View
+from gallery.search.second_stage import match_candidates
+from gallery.store.segments import image_id as id_of
+from gallery.store.store import UnknownImage
 from models.attention_maps import word_attention
 from utils.config import stored_config
 
 
 class Gallery:
-    """Pictures that can be searched; made by `Gallery.open`. Threads may share one: the model serves one at a time.
+    """Pictures that can be searched; `Gallery.open` makes one.
 
-    What another process adds or removes meanwhile counts from the next question on.
+    Threads may share a gallery, but its model runs one call at a time. If another process changes the index, the next
+    query sees it.
     """
 
     def __init__(self, live: LiveIndex, encoder: Encoder) -> None:
         self._live, self._encoder = live, encoder
         self._rerank_top_k = encoder.config.eval.rerank_top_k
-        # else the head was never shown a chunk, or is not asked
-        self._scores_chunks = encoder.config.losses.weights.attribute > 0 and self._rerank_top_k > 0
+        # Chunks are scored only if the head was trained on them, and if it is used at all.
+        self._scores_chunks = encoder.config.losses.weights.get("attribute", 0) > 0 and self._rerank_top_k > 0
         self._model = threading.Lock()
 
     @classmethod
@@ -49,10 +50,10 @@ class Gallery:
         """Open an index that `search.py index` made.
 
         Args:
-            checkpoint: where the model is now, if not where it was then. It must be the same one.
-            device: None = a GPU where there is one.
-            engine: URL of a Milvus server that holds the vectors; None = the one that the index was made with.
-        Raises: UserError if there is no index or checkpoint, or if either is not what it should be.
+            checkpoint: where the model is now, if it was moved. It must hold the same weights.
+            device: None = a GPU if there is one, else the CPU.
+            engine: URL of a Milvus server that holds the vectors; None = the engine that the index was made with.
+        Raises: UserError if the index or the checkpoint is missing or damaged, or if the weights differ.
         """
         live = LiveIndex(Path(path), engine)
         manifest = live.now().store.manifest
@@ -68,10 +69,11 @@ class Gallery:
         """The images that fit a sentence best.
 
         Args:
-            sentence: cut to the configuration's dataset.max_words words.
-            top: hits at most.
-            fast: by similarity alone. Else the matching head orders the first eval.rerank_top_k (or top, if more), and
-                hits say how well each chunk fits. A model with eval.rerank_top_k 0 answers like fast all the same.
+            sentence: only its first dataset.max_words words count.
+            top: largest number of hits.
+            fast: order by similarity alone. Otherwise the matching head orders the eval.rerank_top_k most similar
+                images (or `top`, if that is more), and each hit says how well it fits each chunk of the sentence. If
+                eval.rerank_top_k is 0, every answer is a fast one.
         Raises: CannotAnswer if the sentence is empty or top is not positive; UserError as `Gallery.open`.
         """
         begin = time.perf_counter()
@@ -88,9 +90,9 @@ class Gallery:
         return Answer(sentence, tuple(hits[:top]), nothing, confidence, time.perf_counter() - begin, mode)
 
     def query_image(self, image: Image.Image, *, top: int = 20) -> Answer:
-        """The images whose people look most like the one in an image, by the similarity of the image vectors.
+        """The images of people who look most like the one in a picture, by the similarity of the image vectors.
 
-        image: an open picture; EXIF orientation counts.
+        image: an open picture; its EXIF orientation is respected.
         Raises: CannotAnswer if top is not positive; UserError as `Gallery.open`.
         """
         begin = time.perf_counter()
@@ -102,9 +104,9 @@ class Gallery:
         return Answer("", hits, None, None, time.perf_counter() - begin, "image")
 
     def query_similar(self, image_id: str, *, top: int = 20) -> Answer:
-        """The same for an indexed image, by its vector in the index; it comes first itself.
+        """The same for an indexed image, by its vector in the index. Its own hit comes first.
 
-        Raises: UnknownImage (a KeyError) if there is no such image; else as `query_image`.
+        Raises: UnknownImage (a KeyError) if there is no such image; otherwise as `query_image`.
         """
         begin = time.perf_counter()
         _check_top(top)
@@ -116,7 +118,7 @@ class Gallery:
         """Where in an indexed image the model looks for each word of a sentence.
 
         Raises: UnknownImage (a KeyError) if there is no such image; CannotAnswer if the sentence is empty;
-            PictureChanged if its file is not what was indexed; UserError if the model has no attention of words.
+            PictureChanged if its file has changed since; UserError if the model has no attention maps of words.
         """
         pixels = pixels_of(decode(self.image(image_id).read()), self._encoder.image_size)
         model, device = self._encoder.model, self._encoder.device
@@ -128,16 +130,16 @@ class Gallery:
         return word_heats(encoded, chunks, heat.float().cpu().numpy())
 
     def image(self, image_id: str) -> IndexedImage:
-        """An indexed image. Raises: UnknownImage (a KeyError) if there is none of that id."""
+        """An indexed image. Raises: UnknownImage (a KeyError) if no image has this id."""
         view = self._live.now()
         return IndexedImage.of(Path(view.store.manifest.root), view.store.image(_key_of(view, image_id)))
 
     def image_path(self, image_id: str) -> Path:
-        """The file of an indexed image. Raises: UnknownImage (a KeyError) if there is none of that id."""
+        """The file of an indexed image. Raises: UnknownImage (a KeyError) if no image has this id."""
         return self.image(image_id).path
 
     def describe(self) -> dict[str, Any]:
-        """What this index is, in plain values that fit into JSON."""
+        """The index, its model and its engine, as values for JSON."""
         view = self._live.now()
         manifest, config = view.store.manifest, self._encoder.config
         image, text = config.model.image_encoder, config.model.text_encoder
@@ -160,14 +162,14 @@ class Gallery:
         }
 
     def close(self) -> None:
-        """Let go of the engine."""
+        """Release the engine."""
         self._live.close()
 
     def _chunks(self, sentence: Sentence) -> QueryChunks:
         return chunks_of(sentence.text, sentence.encoded) if self._scores_chunks else no_chunks(sentence.encoded)
 
     def _matched(self, view: View, sentence: Sentence, found: dict[int, float]) -> list[Hit]:
-        """Hits in the order of the matching head, with the scores of their chunks."""
+        """Hits ordered by the matching head, with the scores of their chunks. found: similarities by key."""
         chunks = self._chunks(sentence)
         with self._model:
             matches = match_candidates(self._encoder, view.store, sentence, chunks, list(found))
@@ -176,15 +178,15 @@ class Gallery:
 
 
 def _nearest(view: View, vector: np.ndarray, k: int) -> dict[int, float]:
-    """Similarities by key, best first."""
+    """Similarities of the k nearest rows by key, best first."""
     if len(view.store) == 0:
         return {}
-    found: Neighbours = view.engine.search(vector[None], min(k, len(view.store)))
+    found = view.engine.search(vector[None], min(k, len(view.store)))
     return dict(zip(found.key[0].tolist(), found.similarity[0].tolist(), strict=True))
 
 
 def _found(view: View, vector: np.ndarray, top: int) -> list[Hit]:
-    """Hits in the order of the similarity."""
+    """Hits ordered by similarity."""
     return [_hit(view, key, similarity, similarity) for key, similarity in _nearest(view, vector, top).items()]
 
 
@@ -194,7 +196,7 @@ def _hit(view: View, key: int, score: float, similarity: float, chunks: tuple[Ch
 
 
 def _confidence(view: View, hits: list[Hit], mode: Mode) -> tuple[float | None, bool | None]:
-    """Probability that the person is in the gallery, and whether it is below the threshold."""
+    """Probability that the person is in the gallery, and whether it is below the threshold; None = not calibrated."""
     calibration = view.calibration
     order = None if calibration is None else calibration.exact if mode == "exact" else calibration.fast
     if order is None or not hits:
@@ -204,7 +206,7 @@ def _confidence(view: View, hits: list[Hit], mode: Mode) -> tuple[float | None, 
 
 
 def _key_of(view: View, image_id: str) -> int:
-    """Only in the form that answers give: not as 0x..., in capitals, or with blanks."""
+    """The key of an image id, which must be written exactly as in answers: no prefix, capitals or blanks."""
     if not re.fullmatch(r"[0-9a-f]{16}", image_id):
         raise UnknownImage(f"{image_id!r} is not an image id")
     return view.store.key_of(int(image_id, 16))

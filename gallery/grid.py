@@ -1,4 +1,4 @@
-"""A picture of the images found, best first."""
+"""Draw the hits of an answer as one picture, best first."""
 
 import textwrap
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image
 
 from figures.style import GREY, INK, PIXELS_PER_INCH, new_figure
 from gallery.answers import Answer, Hit
-from gallery.pictures import UnreadablePicture, decode
+from gallery.encoding.pictures import UnreadablePicture, decode
 from gallery.show import SCORES, confidence
 from utils.errors import UserError
 
@@ -21,9 +21,9 @@ NARROWEST_INCHES = 5.0  # room for the sentence above
 
 
 def save_grid(answer: Answer, path: Path) -> None:
-    """Draw the hits, best first, in rows of COLUMNS, as a PNG.
+    """Draw the hits in rows of COLUMNS and save them as a PNG.
 
-    Raises: UserError if there is none, or an image cannot be read; OSError if the picture cannot be written.
+    Raises: UserError if there are no hits, or if an image cannot be read; OSError if the file cannot be written.
     """
     if not answer.hits:
         raise UserError("nothing was found, so there is no picture to save")
@@ -53,7 +53,7 @@ def save_grid(answer: Answer, path: Path) -> None:
 
 
 def _draw(axes: Axes, picture: Image.Image, corner: tuple[float, float], tall: float, label: str) -> None:
-    """A picture in a tile of the common shape, whole and undistorted, with its rank and score below."""
+    """Fit a picture into its tile without cropping or distorting it, with its label below."""
     left, top = corner
     height = TILE_INCHES * tall
     scale = min(TILE_INCHES / picture.width, height / picture.height)

@@ -1,4 +1,4 @@
-"""Answers for people, a table in the terminal, and for programs, a line of JSON."""
+"""Answers as text: a table in the terminal for people, a line of JSON for programs."""
 
 from pathlib import Path
 from string import ascii_lowercase
@@ -8,14 +8,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gallery.answers import Answer
+from gallery.answers import Answer, Mode
 
-SCORES = {"exact": "match", "fast": "similarity", "image": "similarity"}  # what Hit.score is, by mode
-FITS = 0.5  # probability from which a chunk is shown as fitting
+SCORES: dict[Mode, str] = {"exact": "match", "fast": "similarity", "image": "similarity"}  # what Hit.score is
+FITS = 0.5  # a chunk with at least this probability is shown as fitting
 
 
 def as_table(answer: Answer, root: Path) -> Table:
-    """Rank, path below root, score, and how well each chunk of the sentence fits, in percent, by letters."""
+    """Rank, path below root, score, and how well each chunk fits, in percent; the caption explains their letters."""
     chunks = list(zip(ascii_lowercase, answer.hits[0].chunks if answer.hits else (), strict=False))
     caption = Text("   ".join(f"{letter}: {chunk.text}" for letter, chunk in chunks))
     table = Table(title=Text(answer.query), caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
@@ -32,7 +32,7 @@ def as_table(answer: Answer, root: Path) -> Table:
 
 
 def verdict(answer: Answer) -> str:
-    """One line: is the person there at all, and how long it took."""
+    """One line: whether the person is in the gallery, and how long the search took."""
     if answer.confidence is None:
         sure = "not calibrated: whether anybody here fits is not known (python search.py calibrate)"
     else:
@@ -41,7 +41,7 @@ def verdict(answer: Answer) -> str:
 
 
 def confidence(answer: Answer) -> str:
-    """What the calibration says of the answer, in words."""
+    """The calibrated probability in words."""
     if answer.confidence is None:
         return "not calibrated"
     probability = f"the person is in the gallery with probability {answer.confidence:.0%}"
@@ -49,7 +49,7 @@ def confidence(answer: Answer) -> str:
 
 
 def as_json(answer: Answer) -> dict[str, Any]:
-    """Plain values, with the names of the tuples' fields."""
+    """Plain values for JSON; the keys are the names of the tuples' fields."""
     hits = [
         {**hit._asdict(), "path": str(hit.path), "chunks": [chunk._asdict() for chunk in hit.chunks]}
         for hit in answer.hits

@@ -9,9 +9,9 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from gallery.answers import Answer, CannotAnswer, ChunkScore, Hit, WordHeat
-from gallery.pictures import IndexedImage
-from gallery.service import create_app
-from gallery.store import UnknownImage
+from gallery.encoding.pictures import IndexedImage
+from gallery.service.app import create_app
+from gallery.store.store import UnknownImage
 from utils.errors import UserError
 
 ROWS, COLUMNS = 16, 8

@@ -18,14 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from gallery import store as store_module
-from gallery.manifest import CheckpointStamp, Manifest
-from gallery.segments import ImageFile
-from gallery.store import Store, StoreWriter
+from gallery.store import writer as writer_module
+from gallery.store.manifest import CheckpointStamp, Manifest
+from gallery.store.segments import ImageFile
+from gallery.store.store import Store
+from gallery.store.writer import StoreWriter
 
 ROWS, WIDTH, KEPT = 40, 64, 3
 TOKENS = [3, 16]
-store_module.MANY_SMALL = 1  # tidying joins generations, so that later ones leave removed rows beside live ones
+writer_module.MANY_SMALL = 1  # tidying joins generations, so that later ones leave removed rows beside live ones
 
 
 def new_manifest() -> Manifest:

@@ -9,16 +9,16 @@ import signal
 import sys
 from pathlib import Path
 
-from gallery import milvus_index
-from gallery.milvus_index import MilvusIndex
-from gallery.store import Store
+from gallery.search import milvus_engine
+from gallery.search.milvus_engine import MilvusEngine
+from gallery.store.store import Store
 
 
 def main() -> None:
     folder, url, calls = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     store = Store.open(folder)
-    milvus_index.ROWS_PER_CALL = 7  # several calls per segment
-    index = MilvusIndex(url, store)
+    milvus_engine.ROWS_PER_CALL = 7  # several calls per segment
+    engine = MilvusEngine(url, store)
     made = [0]
 
     def counted(call):
@@ -32,8 +32,8 @@ def main() -> None:
         return change
 
     for name in ("upsert", "delete"):
-        setattr(index._client, name, counted(getattr(index._client, name)))
-    index.update(store)
+        setattr(engine._client, name, counted(getattr(engine._client, name)))
+    engine.update(store)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What the model makes of pictures and sentences, and the checkpoint behind it."""
