@@ -4,63 +4,45 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
-from dataset.batches import TrainBatch, to_device
-from dataset.loaders import EvalLoaders
+from dataset.batches import to_device
 from dataset.run_loaders import eval_loaders_of, train_loader_of
 from dataset.tokenizer import load_tokenizer
-from evaluation.retrieval import Scores, measure, score_gallery
+from evaluation.retrieval import measure
 from figures.tensorboard import show_examples
-from losses.attribute import attribute_loss
-from losses.itc import contrastive_loss
-from losses.itm import itm_loss, prd_loss
-from losses.mae import mae_loss
-from losses.mlm import mlm_loss, mrtd_loss
-from models.build import build_model, build_momentum_encoder, build_queue, step_settings
-from models.person_search import PersonSearchModel, TrainInputs, TrainOutput
-from models.queue import FeatureQueue
-from models.targets import StepSettings, Targets, prepare_step
+from losses import OBJECTIVES
+from models.build import build_momentum_encoder, build_queue
+from models.person_search import PersonSearchModel
 from models.weights import filled_names, initialise_from, report_table
 from training.allocator import keep_freed_memory
 from training.dry_run import check
-from training.loop import (
-    LossReader,
-    Run,
-    TrainingBar,
-    alpha_at,
-    finish_epoch,
-    is_stale,
-    log_step,
-    say_done,
-    shares_of,
-    split,
-)
-from training.parallel import averaging, mixed_parameters, spread, whole_layers
+from training.loop import alpha_at, evaluate, finish_epoch, is_stale, log_step, say_done
+from training.objectives import Objectives, build_objectives, build_trained_model
+from training.parallel import spread, whole_layers
+from training.progress import LossReader, TrainingBar
+from training.run import Run
 from training.run_folder import checkpoint_to_resume, open_run_folder
 from training.state import TrainState, build_state, check_weights, read_state, restore_state, save_model, save_state
+from training.step import train_step
 from utils.config import Config, load_config
-from utils.distributed import Process, gather, gather_objects, shutdown, start
+from utils.distributed import Process, gather_objects, shutdown, start
 from utils.log import one_line_errors
-from utils.precision import autocast
 from utils.pretrained import find_weights
 from utils.seed import make_deterministic, seed_everything
 from utils.signals import StopAsked, hidden_from_children
 
 logger = logging.getLogger(__name__)
-NO_OTHERS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Config, run folder and log, loaders, seeds, model, optimiser and schedule, initialise or resume, loop."""
     args = parse_arguments(arguments)
-    config = load_config(args.config, args.set)
+    config = load_config(args.config, args.set, losses=OBJECTIVES)
     keep_freed_memory()
     process = start()
     folder = args.output or Path("output") / args.config.stem
@@ -76,14 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     eval_loaders = eval_loaders_of(config, tokenizer, process, config.eval.select_on)
 
     seed_everything(config.train.seed)  # here, as making the caches above may draw numbers, in one process only
-    model = build_model(config)
+    objectives = build_objectives(config, tokenizer)
+    model = build_trained_model(config, objectives)
     if resumed:
         filled = resumed["filled"]
     else:
         filled = start_from(model, args.init or config.init.paths, config, process, args.trust_checkpoint)
     model.to(process.device)
     momentum_encoder = build_momentum_encoder(model, config)
-    online = spread(model, momentum_encoder, config, process)
+    task = Objectives(model, objectives, share=config.losses.cross_modal_share)
+    online = spread(task, momentum_encoder, config, process)
     state = build_state(
         model,
         momentum_encoder,
@@ -95,9 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seed_everything(config.train.seed + process.rank)  # every process draws its own negatives and masks
     if resumed:
         restore_state(state, resumed, config, process)
-    run = Run(config, process, step_settings(config, tokenizer), online, loader, eval_loaders)
+    run = Run(config, process, online, loader, eval_loaders)
     if args.check:
-        forecast = check(state, run, train_step, evaluate)
+        forecast = check(state, run)
         if process.is_main:
             print(forecast)
     else:
@@ -183,7 +167,7 @@ def train_epoch(state: TrainState, run: Run) -> None:
                 break
             alpha = alpha_at(state.step, len(sampler), run.config.losses.alpha, run.config.losses.warm_up)
             batch = to_device(batch, run.process.device, True)
-            losses = train_step(state, run.online, batch, alpha, run.config, run.settings)
+            losses = train_step(state, run.online, batch, alpha, run.config)
             reader.read(state.step, losses)
             seconds, since = time.perf_counter() - since, time.perf_counter()
             reader.add(seconds=seconds, images=images)
@@ -197,111 +181,6 @@ def train_epoch(state: TrainState, run: Run) -> None:
             bar.advance(images)
             run.profile_step()
         reader.read_rest()
-
-
-def train_step(
-    state: TrainState,
-    online: torch.nn.Module,
-    batch: TrainBatch,
-    alpha: float,
-    config: Config,
-    settings: StepSettings,
-) -> dict[str, Tensor]:
-    """One optimiser step, over train.accumulate parts of the batch one after the other.
-
-    Returns: detached scalar losses by key, with their weighted sum as "total"; averaged over the processes they are
-    those of the whole batch (`training.loop.shares_of`).
-    """
-    device, weights = batch.person_id.device, vars(config.losses.weights)
-    parts = split(batch, config.train.accumulate)
-    prepared = []
-    with autocast(device, config.train.precision):
-        for part in parts:
-            image_1, image_2 = state.model.normalize(part.image_1), state.model.normalize(part.image_2)
-            prepared.append(prepare_step(image_1, image_2, part, state.momentum_encoder, settings))
-    targets_of_parts = [targets for _, targets in prepared]
-    candidates = {  # for itc: the whole batch, of all processes
-        "candidate_image": gather(torch.cat([targets.momentum_image for targets in targets_of_parts])),
-        "candidate_text": gather(torch.cat([targets.momentum_text for targets in targets_of_parts])),
-        "candidate_person_id": gather(batch.person_id),
-    }
-    state.optimizer.zero_grad(set_to_none=True)
-    sums: dict[str, Tensor] = {}
-    for part, (inputs, targets), share in zip(parts, prepared, shares_of(targets_of_parts), strict=True):
-        with averaging(online, now=part is parts[-1]):
-            with autocast(device, config.train.precision):
-                output = online(inputs)
-            temperature, queue = state.model.temperature, state.queue
-            losses = compute_losses(output, inputs, targets, part, queue, temperature, alpha, settings, candidates)
-            losses = {key: share[key] * loss for key, loss in losses.items()}
-            losses["total"] = torch.stack([weights[key] * loss for key, loss in losses.items()]).sum()
-            state.scaler.scale(losses["total"]).backward()
-        sums = {key: sums.get(key, 0) + loss.detach() for key, loss in losses.items()}
-    with mixed_parameters(state.model):
-        if config.optimizer.clip_norm is not None:
-            state.scaler.unscale_(state.optimizer)
-            torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.clip_norm)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.schedule.step()
-        state.model.clamp_temperature()
-        state.momentum_encoder.update(state.model)
-    state.queue.push(*candidates.values())
-    state.step += 1
-    state.batch += 1
-    return sums
-
-
-def compute_losses(
-    output: TrainOutput,
-    inputs: TrainInputs,
-    targets: Targets,
-    batch: TrainBatch,
-    queue: FeatureQueue,
-    temperature: Tensor,
-    alpha: float,
-    settings: StepSettings,
-    candidates: Mapping[str, Tensor] = NO_OTHERS,
-) -> dict[str, Tensor]:
-    """One pure function per loss of weight > 0; a pair is a positive, an image with a wrong text, or the reverse.
-
-    candidates: what itc compares with where that is more than the batch, as `contrastive_loss` names it.
-    """
-    num_pairs = len(inputs.own_attention_mask)  # all losses but itc see so many of the batch
-    is_match = torch.arange(3 * num_pairs, device=batch.person_id.device) < num_pairs
-    drawn = torch.cat([is_match[:num_pairs], output.negatives.text_valid, output.negatives.image_valid])
-    compute = {
-        "itc": lambda: contrastive_loss(
-            output.image_embedding,
-            output.text_embedding,
-            targets.momentum_image,
-            targets.momentum_text,
-            queue_image=queue.image,
-            queue_text=queue.text,
-            person_id=batch.person_id,
-            queue_person_id=queue.person_id,
-            temperature=temperature,
-            alpha=alpha,
-            **candidates,
-        ),
-        "itm": lambda: itm_loss(output.match_logits, is_match.long(), drawn),
-        "prd": lambda: prd_loss(output.replaced_logits, batch.replaced[:num_pairs]),
-        "mlm": lambda: mlm_loss(output.mlm_logits, targets.mlm_labels, targets.mlm_logits, alpha=alpha),
-        "mrtd": lambda: mrtd_loss(output.mrtd_logits, targets.mrtd_labels),
-        "attribute": lambda: attribute_loss(
-            output.chunk_logits, output.chunk_present & drawn[:, None], is_match.long()
-        ),
-        "mae": lambda: mae_loss(
-            output.reconstruction, inputs.image[:num_pairs], targets.masked_patches, settings.patch_size
-        ),
-    }
-    return {key: loss() for key, loss in compute.items() if key in settings.tasks}
-
-
-def evaluate(state: TrainState, loaders: EvalLoaders, run: Run) -> Scores:
-    """Scores of the model as it stands."""
-    precision, top_k = run.config.train.precision, run.config.eval.rerank_top_k
-    return score_gallery(state.model, *loaders, process=run.process, precision=precision, rerank_top_k=top_k)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,19 @@
 
     python -m bench.loader [--sizes 224 384x128] [--workers 0 2] [--root DIR] [--needed IMAGES_PER_SECOND]
 
-images/s counts training samples, as the training log does: a picture in two views, each flipped or not, and two
-captions; a picture comes again for every caption of it. The ways, all through the project's train loader:
+images/s counts training samples as the training log does: a picture in two views, each flipped or not, and two
+captions. A picture with several captions makes several samples. These ways all use the project's train loader:
 
 - PIL: PilSet below, the straightforward way, with uint8 pixels like ours. The ratios refer to it.
 - PIL twice: the same with the whole transform for each view, float and normalised, as in RaSa's published code.
 - files: ours with dataset.cache=false.
-- cache, first: ours with it, after the system dropped the cache file from its memory (but for one batch's pages).
-- cache: the same from the system's memory.
+- cache, first: ours with the cache, after the system dropped its file from memory (all but one batch's pages).
+- cache: the same with the file in the system's memory.
 
-The clock starts when loader processes run. All take turns, the shortest of --repeats passes counts ("first" has one).
-As in training, each process keeps freed memory; each has one thread, so 0 workers give the rate of a core. Pictures are
-JPEG files, drawn (the benchmarks' are about 128x64 to 400x150) or from --root, where nothing is written. Pixels are
-compared before any flip, in 1/255.
+The clock starts once the loader processes run. The ways take turns, and the shortest of --repeats passes counts (of
+"first" there is one). As in training, every process keeps freed memory. Each has one thread, so that 0 workers give the
+rate of a core. Pictures are JPEG files: drawn ones (the benchmarks' have about 128x64 to 400x150 px), or those of
+--root, where nothing is written. Pixels are compared before any flip, in units of 1/255.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from PIL import Image
@@ -35,12 +35,13 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import BertTokenizer
 
 from bench.timing import seconds_of, take_turns
-from dataset.batches import Tokens, TrainBatch
+from dataset.batches import TrainBatch
+from dataset.texts import Texts
 from dataset.captions import clean_caption
-from dataset.images import open_images
+from dataset.images import CachedImages, open_images
 from dataset.loaders import TrainLoader, build_train_loader
 from dataset.records import Record, parse_record, read_json_list, read_records
-from dataset.sets import load_train_set
+from dataset.sets import TrainSet, load_train_set
 from dataset.synthpedes.generate import generate
 from dataset.tokenizer import load_tokenizer
 from training.allocator import keep_freed_memory
@@ -57,7 +58,7 @@ def size_of(text: str) -> Size:
 
 
 class Data(NamedTuple):
-    """A folder with imgs/ that may be written to, and the records of the pictures in the order of the person ids."""
+    """A folder with imgs/ that may be written to, and the records of its pictures in the order of the person ids."""
 
     folder: Path
     records: list[Record]
@@ -68,7 +69,7 @@ class Data(NamedTuple):
 
 
 class PilSet(Dataset[TrainBatch]):
-    """What the cache replaces: every item opens its picture, resizes it, flips it twice and tokenises its captions."""
+    """What the cache replaces: every item opens its picture, resizes it, flips it twice and tokenizes its captions."""
 
     def __init__(self, data: Data, size: Size, *, twice: bool = False) -> None:
         records = zip(data.paths(), data.records, strict=True)
@@ -91,10 +92,10 @@ class PilSet(Dataset[TrainBatch]):
     def picture(self, path: Path) -> Image.Image:
         return self.once(Image.open(path).convert("RGB"))
 
-    def tokens(self, text: str) -> Tokens:
+    def tokens(self, text: str) -> Texts:
         pieces = self.tokenizer(clean_caption(text, MAX_WORDS), truncation=True, max_length=MAX_WORDS)
         input_ids = torch.tensor(pieces["input_ids"])
-        return Tokens(input_ids, torch.ones_like(input_ids), torch.zeros_like(input_ids))
+        return Texts(input_ids, torch.ones_like(input_ids), torch.zeros_like(input_ids))
 
 
 @one_line_errors
@@ -135,25 +136,34 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def read_data(args: argparse.Namespace, folder: Path) -> Data:
-    """Draw pictures in the folder, or link to those of --root, whose own cache thus stays as it is."""
+    """Draw pictures in the folder, or link to those of --root. A link leaves the cache of --root alone."""
     if args.root:
         records = read_records(args.root, "train")
         (folder / "imgs").symlink_to((args.root / "imgs").resolve())
         records = records[:: max(1, len(records) // args.pictures)][: args.pictures]
     else:
-        counts = {"people": {"train": -(-args.pictures // 4)}, "images_per_person": 4, "captions_per_image": 2}
-        generate(folder, benchmark="CUHK-PEDES", **counts, seed=0, size_px=args.picture_size, workers=1)
+        generate(
+            folder,
+            benchmark="CUHK-PEDES",
+            people={"train": -(-args.pictures // 4)},
+            images_per_person=4,
+            captions_per_image=2,
+            seed=0,
+            size_px=args.picture_size,
+            workers=1,
+        )
         records = [parse_record(entry, "file_path") for entry in read_json_list(folder / "reid_raw.json")]
     return Data(folder, sorted(records, key=lambda record: record.person_id), load_tokenizer("bert-base-uncased"))
 
 
 def build_cache(data: Data, size: Size, workers: int) -> str:
-    """Build it; returns what it took, and how far its pixels are from Pillow's."""
+    """Build the cache. Returns: a line that says what it took and how far its pixels are from Pillow's."""
     cache_dir, paths, plain = data.folder / "cache", data.paths(), PilSet(data, size)
     begin = time.perf_counter()
     images, _ = open_images(paths, size, cache_dir=cache_dir, split="train", on_bad_image="error", workers=workers)
     seconds = time.perf_counter() - begin
-    pairs = zip(images, map(plain.picture, paths), strict=True)
+    assert isinstance(images, CachedImages)
+    pairs = zip(map(images.__getitem__, range(len(images))), map(plain.picture, paths), strict=True)
     differences = torch.stack([(ours.int() - pil_to_tensor(pil).int()).abs().byte() for ours, pil in pairs])
     largest, mean = int(differences.max()), int(differences.sum()) / differences.numel()
     files, cache = sum(path.stat().st_size for path in paths), images.path.stat().st_size
@@ -165,16 +175,16 @@ def build_cache(data: Data, size: Size, workers: int) -> str:
 
 def measure(data: Data, size: Size, workers: int, args: argparse.Namespace) -> dict[str, float]:
     """Samples per second of each way."""
-    settings = {"tokenizer": data.tokenizer, "image_size": size, "max_words": MAX_WORDS, "workers": workers, "seed": 0}
-    ours = partial(load_train_set, data.folder, data.records, weak_positive_probability=0.1, on_bad_image="error")
     build = partial(build_train_loader, batch_size=args.batch_size, workers=workers, seed=0)
-    cached_set, decoded_set = (ours(cache=cache, **settings) for cache in (True, False))
+    cached_set, decoded_set = (our_set(data, size, workers, cache=cache) for cache in (True, False))
+    assert isinstance(cached_set.images, CachedImages)
     cached, decoded = build(cached_set), build(decoded_set)
     whole = len(cached.batches)
     run(cached, 1)  # starts the processes
     forget(cached_set.images.path)
     seconds = {"cache, first": seconds_of(partial(run, cached, whole), "cpu")}
-    plain, twice = build(PilSet(data, size)), build(PilSet(data, size, twice=True))
+    # the loader asks a set for its length and its samples, which PilSet has too
+    plain, twice = (build(cast(TrainSet, PilSet(data, size, twice=twice))) for twice in (False, True))
     loaders = {"PIL": plain, "PIL twice": twice, "files": decoded, "cache": cached}
     batches = {way: max(1, round(args.share * whole)) if way.startswith("PIL") else whole for way in WAYS}
     runs = {way: partial(run, loader, batches[way]) for way, loader in loaders.items()}
@@ -182,15 +192,30 @@ def measure(data: Data, size: Size, workers: int, args: argparse.Namespace) -> d
     return {way: batches[way] * args.batch_size / seconds[way] for way in WAYS}
 
 
+def our_set(data: Data, size: Size, workers: int, *, cache: bool) -> TrainSet:
+    return load_train_set(
+        data.folder,
+        data.records,
+        tokenizer=data.tokenizer,
+        image_size=size,
+        max_words=MAX_WORDS,
+        weak_positive_probability=0.1,
+        cache=cache,
+        on_bad_image="error",
+        seed=0,
+        workers=workers,
+    )
+
+
 def run(loader: TrainLoader, batches: int) -> None:
-    """The last batches of an epoch."""
+    """Go through the last batches of an epoch."""
     loader.sampler.set_position(0, len(loader.sampler) - batches)
     for _ in loader.batches:
         pass
 
 
 def forget(path: Path) -> None:
-    """Drop from the system's memory what it holds of a file, except pages that a process has mapped."""
+    """Drop a file from the system's memory, except for pages that a process has mapped."""
     with path.open() as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 

@@ -3,8 +3,8 @@
 Each loss makes the passes that it needs by itself: one of the momentum encoder for mlm and one for mrtd, and of the
 online encoder one for positives, one for negatives, one for mlm, one for mrtd. Word distributions are computed at every
 place of every caption; samples and chunks are looped over; the optimiser goes through the parameters one by one. Random
-draws are those of `models.sampling`, in the order of `models.targets.prepare_step`, so that after the same seed both
-steps draw the same. One process, no accumulation, no autocast.
+draws are those of losses/, in the order of `training.lessons.prepare_lesson`, so that after the same seed both steps
+draw the same. One process, no accumulation, no autocast.
 
 B batch, n of its pairs that all losses but itc see, L tokens, V vocabulary. Source: MARS (arXiv:2407.04287), RaSa
 (arXiv:2305.13653) and ALBEF (arXiv:2107.07651) for the losses.
@@ -12,7 +12,7 @@ B batch, n of its pairs that all losses but itc see, L tokens, V vocabulary. Sou
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,19 +20,21 @@ from torch.nn import functional as F
 
 from bench.plain_bert import plain_cross_modal, plain_text
 from bench.plain_vim import plain_image
-from losses.mae import patchify
+from dataset.batches import TrainBatch
+from dataset.texts import Texts
+from losses.mae import KeptPatches, draw_kept_patches, patchify
+from losses.masking import IGNORED, MaskedTokens, mask_tokens
+from losses.mrtd import ReplacedTokens, places_of_words, replaced_tokens
+from losses.negatives import Negatives, draw_negatives
+from losses.objective import ObjectiveSettings
 from models.image_features import ImageFeatures
-from models.sampling import (
-    IGNORED,
-    KeptPatches,
-    MaskedTokens,
-    ReplacedTokens,
-    draw_kept_patches,
-    draw_negatives,
-    mask_tokens,
-    places_of_words,
-    replaced_tokens,
-)
+from models.momentum import MomentumEncoder
+from models.person_search import PersonSearchModel
+from models.queue import FeatureQueue
+from models.text_encoder import TextEncoder
+from training.objectives import Objectives
+from training.state import TrainState
+from utils.config import Config
 
 
 class Embedded(NamedTuple):
@@ -52,10 +54,12 @@ class Taught(NamedTuple):
     patches: KeptPatches
 
 
-def plain_step(state: Any, batch: Any, alpha: float, config: Any, settings: Any) -> dict[str, Tensor]:
-    """One optimiser step with the arguments and the result of `train.train_step`."""
-    losses = plain_losses(state, batch, alpha, settings)
-    weights = vars(config.losses.weights)
+def plain_step(
+    state: TrainState, objectives: Objectives, batch: TrainBatch, alpha: float, config: Config
+) -> dict[str, Tensor]:
+    """One optimiser step with the arguments and the result of `training.step.train_step`."""
+    losses = plain_losses(state, objectives, batch, alpha)
+    weights = config.losses.weights
     losses["total"] = sum(weights[key] * loss for key, loss in losses.items())  # type: ignore[assignment]
     state.optimizer.zero_grad(set_to_none=True)
     losses["total"].backward()
@@ -69,11 +73,11 @@ def plain_step(state: Any, batch: Any, alpha: float, config: Any, settings: Any)
     return {key: loss.detach() for key, loss in losses.items()}
 
 
-def plain_losses(state: Any, batch: Any, alpha: float, settings: Any) -> dict[str, Tensor]:
+def plain_losses(state: TrainState, objectives: Objectives, batch: TrainBatch, alpha: float) -> dict[str, Tensor]:
     """All seven losses, by key; the queue takes in the batch."""
-    model, n = state.model, math.ceil(len(batch.person_id) * settings.cross_modal_share)
+    model, n = state.model, math.ceil(len(batch.person_id) * objectives.share)
     image, own_mask = model.normalize(batch.image_1), batch.text_1.attention_mask[:n]
-    taught = teach(state.momentum_encoder, model.normalize(batch.image_2), batch, n, settings)
+    taught = teach(state.momentum_encoder, model.normalize(batch.image_2), batch, n, objectives.objectives[0].settings)
     online, momentum = embed(model, image, batch.text_2), taught.momentum
     with torch.no_grad():
         logits_i2t = online.image_embedding @ momentum.text_embedding.T / model.temperature
@@ -85,7 +89,7 @@ def plain_losses(state: Any, batch: Any, alpha: float, settings: Any) -> dict[st
     mlm_logits = word_logits(model.text_encoder, taught.mlm.input_ids, own_mask, tokens)
     losses["mlm"] = masked_words(mlm_logits, taught.mlm.labels, taught.mlm_logits, alpha)
     hidden = plain_cross_modal(model.text_encoder, taught.mrtd.input_ids, own_mask, tokens)
-    mrtd_logits, labels = model.mrtd_head(hidden).flatten(0, 1), taught.mrtd.labels.flatten()
+    mrtd_logits, labels = model.head("mrtd_head")(hidden).flatten(0, 1), taught.mrtd.labels.flatten()
     losses["mrtd"] = F.cross_entropy(mrtd_logits, labels, ignore_index=IGNORED)
     text_mask = batch.text_2.attention_mask[:n]
     losses["mae"] = reconstruct(model, image[:n], taught.patches, online.text_tokens[:n], text_mask)
@@ -94,13 +98,12 @@ def plain_losses(state: Any, batch: Any, alpha: float, settings: Any) -> dict[st
 
 
 @torch.no_grad()
-def teach(teacher: Any, image: Tensor, batch: Any, n: int, settings: Any) -> Taught:
+def teach(teacher: MomentumEncoder, image: Tensor, batch: TrainBatch, n: int, settings: ObjectiveSettings) -> Taught:
     """The draws, and what the momentum encoders make of them."""
     momentum = embed(teacher, image, batch.text_2)
     ids, mask, tokens = batch.text_1.input_ids[:n], batch.text_1.attention_mask[:n], momentum.image.tokens[:n]
-    special = {"vocab_size": settings.vocab_size, "mask_id": settings.mask_id, "cls_id": settings.cls_id}
-    mlm = mask_tokens(ids, mask, probability=settings.mlm_probability, **special)
-    mrtd = mask_tokens(ids, mask, probability=settings.mrtd_mask_probability, **special)
+    mlm = mask_tokens(ids, mask, probability=settings.mlm_probability, **settings.words())
+    mrtd = mask_tokens(ids, mask, probability=settings.mrtd_mask_probability, **settings.words())
     mlm_logits = word_logits(teacher.text_encoder, mlm.input_ids, mask, tokens)
     mrtd_logits = word_logits(teacher.text_encoder, mrtd.input_ids, mask, tokens)
     places = places_of_words(ids, mask, cls_id=settings.cls_id)
@@ -110,20 +113,20 @@ def teach(teacher: Any, image: Tensor, batch: Any, n: int, settings: Any) -> Tau
     return Taught(momentum, mlm, mlm_logits, rewritten, patches)
 
 
-def embed(model: Any, image: Tensor, text: Any) -> Embedded:
+def embed(model: PersonSearchModel | MomentumEncoder, image: Tensor, text: Texts) -> Embedded:
     features = plain_image(model.image_encoder, image)
     text_tokens = plain_text(model.text_encoder, text.input_ids, text.attention_mask)
     image_embedding = F.normalize(model.vision_proj(features.pooled), dim=-1)
     return Embedded(features, image_embedding, text_tokens, F.normalize(model.text_proj(text_tokens[:, 0]), dim=-1))
 
 
-def word_logits(encoder: Any, input_ids: Tensor, attention_mask: Tensor, image_tokens: Tensor) -> Tensor:
+def word_logits(encoder: TextEncoder, input_ids: Tensor, attention_mask: Tensor, image_tokens: Tensor) -> Tensor:
     """(n, L, V) at every place, padding too."""
     return encoder.mlm_logits(plain_cross_modal(encoder, input_ids, attention_mask, image_tokens))
 
 
 def contrastive(
-    online: Embedded, momentum: Embedded, queue: Any, person_id: Tensor, temperature: Tensor, alpha: float
+    online: Embedded, momentum: Embedded, queue: FeatureQueue, person_id: Tensor, temperature: Tensor, alpha: float
 ) -> Tensor:
     images = torch.cat([momentum.image_embedding, queue.image]).detach()
     texts = torch.cat([momentum.text_embedding, queue.text]).detach()
@@ -142,7 +145,9 @@ def contrastive(
     return torch.stack(losses).mean()
 
 
-def matching(model: Any, online: Embedded, batch: Any, drawn: Any, n: int) -> dict[str, Tensor]:
+def matching(
+    model: PersonSearchModel, online: Embedded, batch: TrainBatch, drawn: Negatives, n: int
+) -> dict[str, Tensor]:
     """itm, prd and attribute: positives in one pass, both kinds of negatives in another."""
     ids, mask, chunks = batch.text_2.input_ids, batch.text_2.attention_mask, batch.text_2.attribute_ids
     tokens = online.image.tokens
@@ -151,7 +156,7 @@ def matching(model: Any, online: Embedded, batch: Any, drawn: Any, n: int) -> di
     rows = [(r, int(drawn.image_index[r])) for r in range(n) if drawn.image_valid[r]]
     rows += [(int(drawn.text_index[r]), r) for r in range(n) if drawn.text_valid[r]]
     texts = [text for text, _ in rows]
-    losses = {"prd": F.cross_entropy(model.prd_head(positive[:, 0]), batch.replaced[:n])}
+    losses = {"prd": F.cross_entropy(model.head("prd_head")(positive[:, 0]), batch.replaced[:n])}
     hidden, chunk_rows = list(positive), list(chunks[:n])
     if rows:
         images = torch.stack([tokens[image] for _, image in rows])
@@ -163,7 +168,7 @@ def matching(model: Any, online: Embedded, batch: Any, drawn: Any, n: int) -> di
     return losses
 
 
-def attributes(model: Any, hidden: Sequence[Tensor], chunks: Sequence[Tensor], labels: Tensor) -> Tensor:
+def attributes(model: PersonSearchModel, hidden: Sequence[Tensor], chunks: Sequence[Tensor], labels: Tensor) -> Tensor:
     """Pair by pair (L, D) and chunk by chunk, ids (L,)."""
     per_pair = []
     for row, ids, label in zip(hidden, chunks, labels, strict=True):
@@ -183,16 +188,18 @@ def masked_words(logits: Tensor, labels: Tensor, teacher: Tensor, alpha: float) 
     return (1 - alpha) * hard + alpha * distilled[labels != IGNORED].mean()
 
 
-def reconstruct(model: Any, image: Tensor, patches: KeptPatches, text_tokens: Tensor, text_mask: Tensor) -> Tensor:
+def reconstruct(
+    model: PersonSearchModel, image: Tensor, patches: KeptPatches, text_tokens: Tensor, text_mask: Tensor
+) -> Tensor:
     """mae of normalised images (n, 3, H, W)."""
     features = plain_image(model.image_encoder, image, patches.kept)
-    prediction = model.decoder(features, patches.kept, text_tokens, text_mask)
+    prediction = model.head("decoder")(features, patches.kept, text_tokens, text_mask)
     error = (prediction - patchify(image, model.image_encoder.patch_size)).square().mean(dim=2)  # (n, patches)
     return error[patches.masked].mean()
 
 
 @torch.no_grad()
-def update_momentum(model: Any, teacher: Any) -> None:
+def update_momentum(model: PersonSearchModel, teacher: MomentumEncoder) -> None:
     online = dict(model.named_parameters())
     for name, own in teacher.named_parameters():
         if online[name].requires_grad:

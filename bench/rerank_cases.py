@@ -1,14 +1,13 @@
-"""Models and made-up data at the proportions of CUHK-PEDES, for bench/evaluate.py; everything random but seeded."""
+"""Random models and data in the proportions of CUHK-PEDES, for bench/evaluate.py. Everything is seeded."""
 
-import types
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from dataset.batches import CaptionBatch, ImageBatch, Tokens, collate
-from evaluation.retrieval import RETRIEVAL_TASKS
+from dataset.batches import CaptionBatch, ImageBatch, collate
+from dataset.texts import Texts
 from models.bert_layers import BertSizes
 from models.pair_scorer import PairScorer
 from models.person_search import PersonSearchModel
@@ -17,23 +16,33 @@ from models.vision_mamba import VisionMamba
 
 IMAGE_WIDTH = 768
 MAX_WORDS = 90  # of CUHK-PEDES
-MEAN_WORDS, SPREAD = 23.0, 0.4  # its captions' mean length; standard deviation of the logarithm
-WORDS = (1000, 30000)  # word pieces of BERT's vocabulary
-IMAGE_SPREAD = 2.0  # of an image's own vector against the noise in its tokens, see random_gallery
+MEAN_WORDS, SPREAD = 23.0, 0.4  # mean length of its captions, standard deviation of the length's logarithm
+WORDS = (1000, 30000)  # range of ids that are word pieces of BERT's vocabulary
+IMAGE_SPREAD = 2.0  # of an image's own vector relative to the noise in its tokens, see random_gallery
 NARROW = BertSizes(hidden_size=64, num_hidden_layers=2, num_attention_heads=1, intermediate_size=256)
 
 
+class MatchingModel(nn.Module):
+    """The parts of a PersonSearchModel that re-ranking needs, without an image encoder."""
+
+    def __init__(self, text_encoder: TextEncoder) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.itm_head = nn.Linear(text_encoder.width, 2)
+
+    def pair_scorer(self) -> PairScorer:
+        return PairScorer(self.text_encoder, self.itm_head)
+
+
 def matching_model(sizes: BertSizes, device: torch.device, *, full: bool = True) -> PersonSearchModel:
-    """What re-ranking needs of a model, and no image encoder; weights that make scores differ from image to image."""
+    """A `MatchingModel` that stands in for a whole model, with weights that make scores differ between images."""
     torch.manual_seed(0)
     fusion_layer = max(1, sizes.num_hidden_layers // 2)
     encoder = TextEncoder(sizes, image_width=IMAGE_WIDTH, fusion_layer=fusion_layer, full_cross_attention=full)
-    model = nn.Module()
-    model.text_encoder, model.itm_head = encoder, nn.Linear(sizes.hidden_size, 2)
-    model.pair_scorer = types.MethodType(lambda self: PairScorer(self.text_encoder, self.itm_head), model)
+    model = MatchingModel(encoder)
     for parameter in encoder.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
-    return model.to(device).eval()  # type: ignore[return-value]
+    return cast(PersonSearchModel, model.to(device).eval())
 
 
 def whole_model(device: torch.device) -> PersonSearchModel:
@@ -43,18 +52,16 @@ def whole_model(device: torch.device) -> PersonSearchModel:
     model = PersonSearchModel(
         encoder,
         TextEncoder(BertSizes(), image_width=IMAGE_WIDTH, fusion_layer=6),
-        None,
         embed_dim=256,
         temperature=0.07,
         pixel_mean=(0.5, 0.5, 0.5),
         pixel_std=(0.5, 0.5, 0.5),
-        tasks=RETRIEVAL_TASKS,
     )
     return model.to(device)
 
 
-class Case(NamedTuple):
-    """A gallery with two captions per image, T captions and I images."""
+class RerankCase(NamedTuple):
+    """A gallery with two captions per image. T captions, I images, K tokens of an image."""
 
     tokens: Tensor  # (I, K, width), on the CPU
     texts: list[Tensor]  # T of (L,)
@@ -62,25 +69,27 @@ class Case(NamedTuple):
 
     @property
     def mean_tokens(self) -> float:
-        """Of a caption."""
+        """Mean length of a caption in tokens."""
         return sum(map(len, self.texts)) / len(self.texts)
 
 
-def random_gallery(num_images: int, num_tokens: int) -> Case:
-    """The tokens of one image are alike, as an encoder's are: else attention would average them to nearly the same for
-    every image, and rounding would rank them."""
+def random_gallery(num_images: int, num_tokens: int) -> RerankCase:
+    """Tokens of one image are alike, as an encoder makes them.
+
+    If they were not, attention would average them to nearly the same for every image, and rounding would rank them.
+    """
     generator = torch.Generator().manual_seed(2)
     tokens = torch.randn(num_images, num_tokens, IMAGE_WIDTH, generator=generator)
     tokens += IMAGE_SPREAD * torch.randn(num_images, 1, IMAGE_WIDTH, generator=generator)
     texts = captions(2 * num_images)
-    return Case(tokens, texts, torch.rand(len(texts), num_images, generator=generator))
+    return RerankCase(tokens, texts, torch.rand(len(texts), num_images, generator=generator))
 
 
 def people_of(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Person ids of captions (T,) and images (I,) under which scores (T, I) rank about as well as a trained model.
+    """Person ids of captions (T,) and images (I,) with which scores (T, I) rank about as well as a trained model.
 
-    Two images per person. A caption describes the person of the image at a place of its own ranking that is drawn:
-    near the front most of the time, and anywhere.
+    Every person has two images. For each caption a rank is drawn, most often near the front; the caption describes the
+    person of the image at that rank.
     """
     num_captions, num_images = scores.shape
     image_person_id = torch.arange(num_images) // 2
@@ -98,8 +107,8 @@ def captions(number: int) -> list[Tensor]:
     return [torch.randint(*WORDS, (1 + length,), generator=generator) for length in words.tolist()]
 
 
-class Images(Dataset[ImageBatch]):
-    """Noise of 224 px, made when it is asked for; two images per person."""
+class NoiseImages(Dataset[ImageBatch]):
+    """Noise of 224 x 224 px, made on demand. Every person has two images."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -112,8 +121,8 @@ class Images(Dataset[ImageBatch]):
         return ImageBatch(pixels, torch.tensor(row // 2))
 
 
-class Captions(Dataset[CaptionBatch]):
-    """Two captions per image."""
+class RandomCaptions(Dataset[CaptionBatch]):
+    """Random words, two captions per image."""
 
     def __init__(self, number: int) -> None:
         self.input_ids = captions(number)
@@ -123,11 +132,11 @@ class Captions(Dataset[CaptionBatch]):
 
     def __getitem__(self, row: int) -> CaptionBatch:
         ids = self.input_ids[row]
-        return CaptionBatch(Tokens(ids, torch.ones_like(ids), torch.zeros_like(ids)), torch.tensor(row // 4))
+        return CaptionBatch(Texts(ids, torch.ones_like(ids), torch.zeros_like(ids)), torch.tensor(row // 4))
 
 
 def loaders(num_images: int, num_captions: int, batch_size: int, workers: int) -> tuple[DataLoader, DataLoader]:
     return (
-        DataLoader(Images(num_images), batch_size=batch_size, num_workers=workers, collate_fn=collate),
-        DataLoader(Captions(num_captions), batch_size=batch_size, collate_fn=collate),
+        DataLoader(NoiseImages(num_images), batch_size=batch_size, num_workers=workers, collate_fn=collate),
+        DataLoader(RandomCaptions(num_captions), batch_size=batch_size, collate_fn=collate),
     )

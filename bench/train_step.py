@@ -27,17 +27,26 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import train
+import losses.attribute
+import losses.itc
+import losses.itm
+import losses.mae
+import losses.mlm
+import losses.mrtd
+import losses.prd
 from bench import parts, plain_step
 from bench.load_checkpoint import resident
 from bench.rerank_cases import captions
 from bench.timing import matmul_rate, take_turns
-from dataset.batches import Tokens, TrainBatch, collate, to_device
+from dataset.batches import TrainBatch, collate, to_device
+from dataset.texts import Texts
 from dataset.tokenizer import load_tokenizer
-from models.build import build_model, build_momentum_encoder, build_queue, step_settings
-from models.targets import StepSettings
+from losses.objective import ObjectiveSettings
+from models.build import build_momentum_encoder, build_queue
 from training.allocator import keep_freed_memory
+from training.objectives import Objectives, build_objectives, build_trained_model
 from training.state import TrainState, build_state
+from training.step import train_step
 from utils.config import Config, load_config
 from utils.precision import best_precision
 
@@ -73,7 +82,7 @@ class Case(NamedTuple):
 
     config: Config
     state: TrainState
-    settings: StepSettings
+    objectives: Objectives
     batch: TrainBatch
 
 
@@ -134,22 +143,24 @@ def build(config: Config, precision: str, device: torch.device) -> Case:
     config = with_precision(config, precision)
     tokenizer = load_tokenizer(config.model.text_encoder.name)
     torch.manual_seed(0)
-    model = build_model(config).to(device).train()
+    objectives = build_objectives(config, tokenizer)
+    model = build_trained_model(config, objectives).to(device).train()
     teacher = build_momentum_encoder(model, config)
     with torch.no_grad():
         for parameter in teacher.parameters():  # as after some steps: no longer equal
             parameter.add_(0.01 * parameter.abs().mean() * torch.randn_like(parameter))
     state = build_state(model, teacher, build_queue(config).to(device), config, total_steps=1000, filled=[])
-    settings = step_settings(config, tokenizer)
-    batch = made_up_batch(config.train.batch_size, config.dataset.image_size, config.dataset.max_words, settings)
-    return Case(config, state, settings, to_device(batch, device))
+    sizes = config.train.batch_size, config.dataset.image_size, config.dataset.max_words
+    batch = made_up_batch(*sizes, objectives[0].settings)
+    task = Objectives(model, objectives, share=config.losses.cross_modal_share)
+    return Case(config, state, task, to_device(batch, device))
 
 
 def with_precision(config: Config, precision: str) -> Config:
     return replace(config, train=replace(config.train, precision=precision))
 
 
-def made_up_batch(size: int, image_size: tuple[int, int], max_words: int, settings: StepSettings) -> TrainBatch:
+def made_up_batch(size: int, image_size: tuple[int, int], max_words: int, settings: ObjectiveSettings) -> TrainBatch:
     images = torch.randint(0, 256, (2, size, 3, *image_size), generator=torch.Generator().manual_seed(0))
     texts = [made_up_text(ids[:max_words], settings) for ids in captions(2 * size)]
     own, weak = collate(texts[:size]), collate(texts[size:])
@@ -158,21 +169,21 @@ def made_up_batch(size: int, image_size: tuple[int, int], max_words: int, settin
     )
 
 
-def made_up_text(ids: Tensor, settings: StepSettings) -> Tokens:
+def made_up_text(ids: Tensor, settings: ObjectiveSettings) -> Texts:
     """[CLS] first; the second and third word are a chunk, and so are the last two."""
     ids = SPECIAL_IDS + ids % (settings.vocab_size - SPECIAL_IDS)
     ids[0] = settings.cls_id
     chunks = torch.zeros_like(ids)
     chunks[1:3], chunks[-2:] = 1, 2
-    return Tokens(ids, torch.ones_like(ids), chunks)
+    return Texts(ids, torch.ones_like(ids), chunks)
 
 
 def step(case: Case, variant: Variant) -> dict[str, Tensor]:
     """One step of a variant; the same draws each time."""
     torch.manual_seed(1)
     if variant.plain:
-        return plain_step.plain_step(case.state, case.batch, ALPHA, case.config, case.settings)
-    return train.train_step(case.state, case.state.model, case.batch, ALPHA, case.config, case.settings)
+        return plain_step.plain_step(case.state, case.objectives, case.batch, ALPHA, case.config)
+    return train_step(case.state, case.objectives, case.batch, ALPHA, case.config)
 
 
 def compare(name: str, config: Config, rates: dict[str, float], device: torch.device, repeats: int) -> list[Table]:
@@ -249,13 +260,21 @@ def _peak_memory(config: Config, variant: Variant, device: torch.device) -> floa
 def own_parts(state: TrainState) -> dict[str, list[tuple[Any, str]]]:
     model = state.model
     return {
-        "momentum encoders": [(train, "prepare_step")],
+        "momentum encoders": [(Objectives, "prepare")],
         "image encoder": [(model, "encode_image")],
-        "masked pass and decoder": [(model.image_encoder, "encode_masked"), (model.decoder, "forward")],
+        "masked pass and decoder": [(model.image_encoder, "encode_masked"), (model.head("decoder"), "forward")],
         "text mode": [(model.text_encoder, "forward")],
         "cross-modal mode": [(model.text_encoder, "cross_modal")],
         "vocabulary": [(model.text_encoder, "mlm_logits")],
-        "losses": [(train, "compute_losses")],
+        "losses": [
+            (losses.itc, "contrastive_loss"),
+            (losses.itm, "itm_loss"),
+            (losses.prd, "prd_loss"),
+            (losses.mlm, "mlm_loss"),
+            (losses.mrtd, "mrtd_loss"),
+            (losses.attribute, "attribute_loss"),
+            (losses.mae, "mae_loss"),
+        ],
     }
 
 

@@ -10,24 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from dataset.texts import LENGTH_STEP, Texts, pad_texts
+
 T = TypeVar("T", bound=tuple)
 
-
-class Tokens(NamedTuple):
-    """Texts, padded behind with zeros; (B, L) int64.
-
-    collate adds the two counts, which stay on the CPU whatever device the batch is moved to: what they tell would
-    otherwise have to be asked of a GPU, which would first finish its work.
-    """
-
-    input_ids: Tensor  # vocabulary ids; [CLS] first, no [SEP]
-    attention_mask: Tensor  # 1 = token, 0 = padding
-    attribute_ids: Tensor  # 0 = in no attribute chunk, k = in the text's k-th
-    num_tokens: Tensor | None = None  # (B,) int64
-    num_in_chunks: Tensor | None = None  # (B,) int64, tokens of attribute chunks
-
-
-ON_CPU = ("num_tokens", "num_in_chunks")
+ON_CPU = ("num_tokens", "num_in_chunks")  # they tell the host what it would have to ask a GPU for
 
 
 class TrainBatch(NamedTuple):
@@ -35,10 +22,15 @@ class TrainBatch(NamedTuple):
 
     image_1: Tensor  # (B, 3, H, W) uint8
     image_2: Tensor  # (B, 3, H, W) uint8
-    text_1: Tokens  # the pair's own caption
-    text_2: Tokens  # the weak positive: the own caption, or any of the same person's
+    text_1: Texts  # the pair's own caption
+    text_2: Texts  # the weak positive: the own caption, or any of the same person's
     person_id: Tensor  # (B,) int64, 0..people-1 of the training set
     replaced: Tensor  # (B,) int64, 1 = text_2 differs from text_1
+
+    def first(self, pairs: int) -> "TrainBatch":
+        """The first so many pairs."""
+        fields: list[Any] = [field.first(pairs) if isinstance(field, Texts) else field[:pairs] for field in self]
+        return TrainBatch(*fields)
 
 
 class ImageBatch(NamedTuple):
@@ -51,7 +43,7 @@ class ImageBatch(NamedTuple):
 class CaptionBatch(NamedTuple):
     """Query captions."""
 
-    text: Tokens
+    text: Texts
     person_id: Tensor  # (B,) int64, as in the annotations
 
 
@@ -65,9 +57,9 @@ def collate(samples: Sequence[Any]) -> Any:
     first = samples[0]
     if isinstance(first, Tensor):
         return torch.stack(list(samples))
-    if isinstance(first, Tokens):
-        ids, mask, attributes = ([getattr(text, name) for text in samples] for name in Tokens._fields[:3])
-        return Tokens(
+    if isinstance(first, Texts):
+        ids, mask, attributes = ([getattr(text, name) for text in samples] for name in Texts._fields[:3])
+        return Texts(
             pad_sequence(ids, batch_first=True),
             pad_sequence(mask, batch_first=True),
             pad_sequence(attributes, batch_first=True),
@@ -75,6 +67,12 @@ def collate(samples: Sequence[Any]) -> Any:
             num_in_chunks=torch.stack([text.count_nonzero() for text in attributes]),
         )
     return type(first)(*(collate(field) for field in zip(*samples, strict=True)))
+
+
+def collate_for_gpu(samples: Sequence[Any]) -> TrainBatch:
+    """As collate, with texts padded to one of a few lengths, so that most steps have tensors of the same shapes."""
+    batch = collate(samples)
+    return batch._replace(text_1=pad_texts(batch.text_1, LENGTH_STEP), text_2=pad_texts(batch.text_2, LENGTH_STEP))
 
 
 def to_device(batch: T, device: torch.device | str, non_blocking: bool = False) -> T:

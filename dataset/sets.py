@@ -15,10 +15,11 @@ from torch.utils.data import Dataset
 from transformers import BertTokenizer
 
 from dataset.attributes import Chunks, chunk_ids, find_chunks
-from dataset.batches import CaptionBatch, ImageBatch, Tokens, TrainBatch, collate
+from dataset.batches import CaptionBatch, ImageBatch, TrainBatch, collate
 from dataset.captions import clean_caption
 from dataset.images import BadImage, CachedImages, Images, OnBadImage, find_readable, open_images
 from dataset.records import Record
+from dataset.texts import Texts
 from dataset.tokenizer import encode_all
 from utils.errors import UserError
 
@@ -32,14 +33,14 @@ class EncodedCaptions(NamedTuple):
     attribute_ids: np.ndarray  # (all tokens,) int16
     start: np.ndarray  # (captions + 1,) int64
 
-    def tokens(self, caption: int) -> Tokens:
+    def tokens(self, caption: int) -> Texts:
         """Three tensors (L,) int64."""
         place = slice(self.start[caption], self.start[caption + 1])
         input_ids = torch.from_numpy(self.input_ids[place].astype(np.int64))
         attribute_ids = torch.from_numpy(self.attribute_ids[place].astype(np.int64))
-        return Tokens(input_ids, torch.ones_like(input_ids), attribute_ids)
+        return Texts(input_ids, torch.ones_like(input_ids), attribute_ids)
 
-    def batch(self, captions: np.ndarray) -> Tokens:
+    def batch(self, captions: np.ndarray) -> Texts:
         """What collate makes of several captions (B,)."""
         start, length = self.start[captions], self.start[captions + 1] - self.start[captions]
         column = np.arange(length.max())
@@ -49,7 +50,7 @@ class EncodedCaptions(NamedTuple):
         input_ids[is_token], attribute_ids[is_token] = self.input_ids[place], self.attribute_ids[place]
         num_in_chunks = np.count_nonzero(attribute_ids, axis=1)
         columns = (input_ids, is_token.astype(np.int64), attribute_ids, length, num_in_chunks)
-        return Tokens(*map(torch.from_numpy, columns))
+        return Texts(*map(torch.from_numpy, columns))
 
 
 def encode_captions(

@@ -1,13 +1,17 @@
-"""Training losses: pure functions of tensors, one file each, in nats unless said otherwise; nothing here knows a model.
+"""Training losses, one objective a file: its draws, its rows of the shared passes, its head, its pure loss function.
 
-Every loss is a scalar that keeps its graph even where it has nothing to average (then it is 0), and is computed in
-float32 or better, whatever the precision of its inputs and whether or not autocast is on.
+Loss values are in nats unless a file says otherwise. Every loss is a scalar that keeps its graph even where it has
+nothing to average; then it is 0. It is computed in float32 or better, whatever the precision of its inputs. Nothing
+here imports a model.
 """
 
-import torch
-from torch import Tensor
+from losses.attribute import Attribute
+from losses.itc import ITC
+from losses.itm import ITM
+from losses.mae import MAE
+from losses.mlm import MLM
+from losses.mrtd import MRTD
+from losses.objective import Objective
+from losses.prd import PRD
 
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """Lift half-precision values to float32 and leave float32 and float64 as they are."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+OBJECTIVES: dict[str, type[Objective]] = {kind.key: kind for kind in (ITC, ITM, PRD, MLM, MRTD, Attribute, MAE)}

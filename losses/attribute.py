@@ -6,7 +6,9 @@ R image-text pairs (positives, then negatives), C chunks at most. Source: MARS (
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses import at_least_float32
+from losses.itm import pair_labels
+from losses.objective import Objective, Step
+from losses.precision import at_least_float32
 
 
 def attribute_loss(logits: Tensor, present: Tensor, labels: Tensor) -> Tensor:
@@ -29,3 +31,19 @@ def attribute_loss(logits: Tensor, present: Tensor, labels: Tensor) -> Tensor:
     per_chunk = F.cross_entropy(logits.flatten(0, 1), chunk_labels.flatten(), reduction="none").view(present.shape)
     per_pair = (per_chunk * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)  # (R,), 0 without chunks
     return per_pair.sum() / present.any(dim=1).sum().clamp(min=1)
+
+
+class Attribute(Objective[None]):
+    """It shares the model's matching head with itm."""
+
+    key = "attribute"
+    sees_pairs = True
+    sees_chunks = True
+    reaches = ("itm_head",)
+
+    def loss(self, step: Step, prepared: None) -> Tensor:
+        assert step.passes.pair_hidden is not None
+        labels, drawn = pair_labels(step.passes.negatives)
+        chunks = step.passes.pair_texts.attribute_ids
+        logits, present = step.model.chunk_logits(step.passes.pair_hidden[:, : chunks.shape[1]], chunks)
+        return attribute_loss(logits, present & drawn[:, None], labels)

@@ -8,7 +8,8 @@ candidates and the two directions within a modality.
 import torch
 from torch import Tensor
 
-from losses import at_least_float32
+from losses.objective import Objective, Step
+from losses.precision import at_least_float32
 
 
 def identity_targets(person_id: Tensor, candidate_id: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -105,3 +106,28 @@ def contrastive_loss(
                 momentum_logits = at_least_float32(momentum) @ columns / temperature
             losses.append(itc_loss(logits, targets, momentum_logits, alpha=alpha))
         return torch.stack(losses).mean()
+
+
+class ITC(Objective[None]):
+    """The only objective that sees all B pairs, and the momentum embeddings of other processes and earlier batches."""
+
+    key = "itc"
+    reaches = ("vision_proj", "text_proj", "temperature")
+
+    def loss(self, step: Step, prepared: None) -> Tensor:
+        momentum, candidates, queue = step.lesson.momentum, step.candidates, step.queue
+        return contrastive_loss(
+            step.passes.image_embedding,
+            step.passes.text_embedding,
+            momentum.image,
+            momentum.text,
+            queue_image=queue.image,
+            queue_text=queue.text,
+            person_id=momentum.person_id,
+            queue_person_id=queue.person_id,
+            temperature=step.model.temperature,
+            alpha=step.alpha,
+            candidate_image=candidates.image,
+            candidate_text=candidates.text,
+            candidate_person_id=candidates.person_id,
+        )

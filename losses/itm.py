@@ -1,12 +1,16 @@
-"""Matching losses on the cross-modal class token: probabilistic image-text matching and positive relation detection.
+"""Probabilistic image-text matching (p-ITM) on the cross-modal class token.
 
-R image-text pairs (positives, then negatives), B positives. Source: RaSa (arXiv:2305.13653), relation-aware learning.
+R image-text pairs: n positives, then n images with a wrong text, then n texts with a wrong image.
+Source: RaSa (arXiv:2305.13653), relation-aware learning.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses import at_least_float32
+from losses.negatives import Negatives
+from losses.objective import Objective, Step
+from losses.precision import at_least_float32
 
 
 def itm_loss(logits: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -28,9 +32,21 @@ def itm_loss(logits: Tensor, labels: Tensor, valid: Tensor | None = None) -> Ten
     return (per_pair * valid).sum() / valid.sum().clamp(min=1)
 
 
-def prd_loss(logits: Tensor, replaced: Tensor) -> Tensor:
-    """Cross-entropy of "was the caption replaced by another one of the same person?", in nats, mean over B.
+def pair_labels(negatives: Negatives) -> tuple[Tensor, Tensor]:
+    """Of the R = 3n pairs: labels (R,), 1 = match, and drawn (R,), False for a negative that could not be drawn."""
+    num_pairs = len(negatives.text_valid)
+    is_match = torch.arange(3 * num_pairs, device=negatives.text_valid.device) < num_pairs
+    return is_match.long(), torch.cat([is_match[:num_pairs], negatives.text_valid, negatives.image_valid])
 
-    Args: logits (B, 2) of the positive pairs, second column = replaced; replaced (B,) 0 or 1.
-    """
-    return F.cross_entropy(at_least_float32(logits), replaced)
+
+class ITM(Objective[None]):
+    """The matching head, which search needs too, belongs to the model."""
+
+    key = "itm"
+    sees_pairs = True
+    reaches = ("itm_head",)
+
+    def loss(self, step: Step, prepared: None) -> Tensor:
+        assert step.passes.pair_class is not None
+        labels, drawn = pair_labels(step.passes.negatives)
+        return itm_loss(step.model.match_logits(step.passes.pair_class), labels, drawn)

@@ -3,9 +3,20 @@
 B images, N = H/P * W/P patches in raster order, P patch size in px. Source: MAE (arXiv:2111.06377), section 3.
 """
 
-from torch import Tensor
+import math
+from typing import NamedTuple
 
-from losses import at_least_float32
+import torch
+from torch import Tensor, nn
+
+from dataset.batches import TrainBatch
+from losses.objective import Objective, Question, Step
+from losses.precision import at_least_float32
+
+
+class KeptPatches(NamedTuple):
+    kept: Tensor  # (B, K) int64, in raster order
+    masked: Tensor  # (B, N) bool, True where the patch is hidden
 
 
 def patchify(image: Tensor, patch_size: int) -> Tensor:
@@ -50,3 +61,47 @@ def mae_loss(prediction: Tensor, image: Tensor, masked: Tensor, patch_size: int)
         raise ValueError(f"prediction and masked must be {tuple(target.shape)} and (B, N), got {shapes}")
     per_patch = (at_least_float32(prediction) - target).square().mean(dim=2)  # (B, N)
     return (per_patch * masked).sum() / masked.sum().clamp(min=1)
+
+
+def draw_kept_patches(
+    batch: int,
+    num_patches: int,
+    mask_ratio: float,
+    *,
+    device: torch.device | str | None = None,
+    generator: torch.Generator | None = None,
+) -> KeptPatches:
+    """Choose for each image the patches that the masked pass sees, all subsets of their number being equally likely."""
+    return kept_patches(torch.rand(batch, num_patches, device=device, generator=generator), mask_ratio)
+
+
+def kept_patches(noise: Tensor, mask_ratio: float) -> KeptPatches:
+    """Keep the floor(N * (1 - mask_ratio)) patches of smallest noise (B, N), at least one.
+
+    Raises: ValueError if mask_ratio is not in [0, 1).
+    """
+    if not 0 <= mask_ratio < 1:
+        raise ValueError(f"mask_ratio must be in [0, 1), got {mask_ratio}")
+    # The small term undoes rounding: 10 * (1 - 0.9) is a little below 1.
+    num_kept = max(1, math.floor(noise.shape[1] * (1 - mask_ratio) + 1e-6))
+    kept = noise.argsort(dim=1, stable=True)[:, :num_kept].sort(dim=1).values
+    masked = torch.ones_like(noise, dtype=torch.bool).scatter(1, kept, False)
+    return KeptPatches(kept, masked)
+
+
+class MAE(Objective[KeptPatches]):
+    key = "mae"
+    reads_text = True  # the decoder attends to the caption
+
+    def heads(self, text_width: int, decoder: nn.Module) -> dict[str, nn.Module]:
+        return {"decoder": decoder}
+
+    def prepare(self, pairs: TrainBatch, question: Question | None, answer: Tensor | None) -> KeptPatches:
+        batch, _, height, width = pairs.image_1.shape
+        num_patches = height * width // self.settings.patch_size**2
+        return draw_kept_patches(batch, num_patches, self.settings.mask_ratio, device=pairs.image_1.device)
+
+    def loss(self, step: Step, prepared: KeptPatches) -> Tensor:
+        image, mask = step.lesson.image[: len(prepared.kept)], step.lesson.pairs.text_2.attention_mask
+        prediction = step.model.reconstruct(image, prepared.kept, step.passes.text_tokens, mask)
+        return mae_loss(prediction, image, prepared.masked, self.settings.patch_size)

@@ -1,16 +1,21 @@
-"""Losses on the caption's words: masked language modelling and momentum-based replaced token detection.
+"""Masked language modelling (MLM): which words of the caption are hidden?
 
-M places, V vocabulary, B captions, L tokens. A label of -100 leaves a place out.
-Source: BERT and ALBEF (arXiv:2107.07651) for the first, RaSa (arXiv:2305.13653), sensitivity-aware learning, for both.
+M places, V vocabulary. A label of -100 leaves a place out.
+Source: BERT (arXiv:1810.04805) and ALBEF (arXiv:2107.07651).
 The distillation runs over the vocabulary, as in ALBEF; RaSa's code runs it over the sequence.
 """
 
+from typing import NamedTuple
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses import at_least_float32
-
-IGNORED = -100
+from dataset.batches import TrainBatch
+from dataset.texts import Places, TextRows
+from losses.masking import IGNORED, mask_tokens, most_masked, places_of
+from losses.objective import Objective, Question, Step
+from losses.precision import at_least_float32
 
 
 def mlm_loss(
@@ -41,16 +46,43 @@ def mlm_loss(
     return (per_place * labelled).sum() / labelled.sum().clamp(min=1)
 
 
-def mrtd_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of "is this token another one than in the caption?", in nats; 0 when all places are ignored.
+class MaskedWords(NamedTuple):
+    """Own captions with words hidden, and what stood there."""
 
-    Args: logits (B, L, 2), second column = replaced; labels (B, L) 1 = replaced, 0 = the caption's own, -100 = ignored.
-    Returns: scalar, mean over the places of the whole batch that are not ignored.
-    Raises: ValueError if shapes differ.
-    """
-    if logits.shape[:2] != labels.shape:
-        raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} must have the same places")
-    total = F.cross_entropy(
-        at_least_float32(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
-    return total / (labels != IGNORED).sum().clamp(min=1)
+    input_ids: Tensor  # (n, L)
+    places: Tensor  # (M, 2) rows and columns of the hidden words
+    labels: Tensor  # (M,) word ids
+    momentum_logits: Tensor  # (M, V)
+
+
+class MLM(Objective[MaskedWords]):
+    """Its head is the text encoder's own language head."""
+
+    key = "mlm"
+    has_rows = True
+    reaches = ("text_encoder.cls",)
+
+    def ask(self, pairs: TrainBatch) -> Question:
+        text, probability = pairs.text_1, self.settings.mlm_probability
+        masked = mask_tokens(text.input_ids, text.attention_mask, probability=probability, **self.settings.words())
+        num_words = text.num_words()
+        at_most = None if num_words is None else most_masked(num_words, probability)
+        return Question(masked.input_ids, places_of(masked.labels != IGNORED, at_most), masked.labels)
+
+    def prepare(self, pairs: TrainBatch, question: Question | None, answer: Tensor | None) -> MaskedWords:
+        assert question is not None
+        assert answer is not None
+        return MaskedWords(question.input_ids, question.places, question.labels[tuple(question.places.T)], answer)
+
+    def num_averaged(self, prepared: MaskedWords) -> Tensor:
+        return (prepared.labels >= 0).sum()
+
+    def rows(self, pairs: TrainBatch, prepared: MaskedWords) -> TextRows:
+        mask = pairs.text_1.attention_mask
+        one = torch.ones((), dtype=mask.dtype, device=mask.device)
+        wanted = torch.zeros_like(mask).index_put(tuple(prepared.places.T), one)
+        return TextRows(prepared.input_ids, pairs.text_1.tokens(), Places(wanted, len(prepared.places)))
+
+    def loss(self, step: Step, prepared: MaskedWords) -> Tensor:
+        logits = step.model.word_logits(step.passes.own_hidden[self.key][tuple(prepared.places.T)])
+        return mlm_loss(logits, prepared.labels, prepared.momentum_logits, alpha=step.alpha)

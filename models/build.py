@@ -1,8 +1,8 @@
 """Build the model from a configuration."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from timm.data.constants import (
     IMAGENET_DEFAULT_MEAN,
@@ -11,14 +11,13 @@ from timm.data.constants import (
     OPENAI_CLIP_STD,
 )
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from models.bert_layers import BertSizes
+from models.image_features import ImageEncoder
 from models.mae_decoder import MAEDecoder
 from models.momentum import MomentumEncoder
 from models.person_search import PersonSearchModel
 from models.queue import FeatureQueue
-from models.targets import StepSettings
 from models.text_encoder import TextEncoder
 from models.vision_mamba import VisionMamba
 from models.vision_transformer import VisionTransformer
@@ -30,7 +29,8 @@ NORMALIZATIONS = {
     "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
     "clip": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
 }
-CROSS_MODAL = frozenset({"itm", "prd", "attribute", "mlm", "mrtd"})  # tasks on text that has seen the image
+HeadBuilder = Callable[[int, MAEDecoder], Mapping[str, nn.Module]]
+IMAGE_ENCODERS: dict[str, Callable[..., Any]] = {"vim": VisionMamba, "vit": VisionTransformer}  # by type
 NAMED_ENCODERS = {
     "vim_tiny": {"embed_dim": 192, "depth": 24},
     "vim_small": {"embed_dim": 384, "depth": 24},
@@ -39,47 +39,34 @@ NAMED_ENCODERS = {
 }
 
 
-def build_model(config: Config, tasks: frozenset[str] | None = None) -> PersonSearchModel:
-    """The online model of a configuration, randomly initialised; tasks default to the losses that have a weight.
+class Parts(NamedTuple):
+    """The networks that a model is made of."""
 
-    Raises: UserError where init.freeze names what the model does not have.
+    image_encoder: ImageEncoder
+    text_encoder: TextEncoder
+    decoder: MAEDecoder
+
+
+def no_heads(text_width: int, decoder: nn.Module) -> dict[str, nn.Module]:
+    """Of a model that is not to be trained."""
+    return {}
+
+
+def build_model(config: Config, heads: HeadBuilder = no_heads) -> PersonSearchModel:
+    """The online model of a configuration, randomly initialised.
+
+    heads: makes the heads of the training objectives from the width of the text encoder and the MAE decoder. Without
+        them the model does for search.
     """
-    model = PersonSearchModel(**model_parts(**model_sizes(config, tasks)))
-    if tasks is None:
-        freeze(model, config.init.freeze)
-        freeze(model, unreached_parts(model))  # DDP waits for the gradient of every parameter in training
+    sizes = model_sizes(config)
+    parts = model_parts(sizes.pop("image_encoder"), sizes.pop("text_encoder"), sizes.pop("decoder"))
+    model = PersonSearchModel(parts.image_encoder, parts.text_encoder, **sizes)
+    model.add_heads(heads(parts.text_encoder.width, parts.decoder))
     return model
 
 
-def freeze(model: nn.Module, names: Collection[str]) -> None:
-    """Take the parameters of the parts in names (or these parameters) out of training: they stay as initialised."""
-    for name in names:
-        found = [own for key, own in model.named_parameters() if key == name or key.startswith(f"{name}.")]
-        if not found:
-            raise UserError(f"init.freeze: the model has no part {name!r}; name a module, e.g. text_encoder")
-        for parameter in found:
-            parameter.requires_grad_(False)
-
-
-def unreached_parts(model: PersonSearchModel) -> list[str]:
-    """Parts that none of the model's tasks sends a gradient to: `PersonSearchModel.forward` read backwards."""
-    tasks, text = model.tasks, model.text_encoder
-    parts = []
-    if "itc" not in tasks:  # the draw of negatives uses these without a gradient
-        parts += ["vision_proj", "text_proj", "temperature"]
-    if not tasks & {"itm", "attribute"}:
-        parts.append("itm_head")
-    if "mlm" not in tasks:  # mrtd asks the momentum copy of this head
-        parts.append("text_encoder.cls")
-    if not tasks & CROSS_MODAL:  # text mode alone
-        layers = [f"text_encoder.bert.encoder.layer.{number}" for number in range(text.sizes.num_hidden_layers)]
-        parts += [f"{layer}.crossattention" for layer in layers[text.first_cross : text.fusion_layer]]
-        parts += layers[text.fusion_layer :]
-    return parts
-
-
-def model_sizes(config: Config, tasks: frozenset[str] | None = None) -> dict[str, Any]:
-    """What `model_parts` needs, in plain values that fit into JSON, names of models already resolved."""
+def model_sizes(config: Config) -> dict[str, Any]:
+    """Every size of a model in plain values that fit into JSON, with names of models already resolved."""
     mean, std = NORMALIZATIONS[config.model.image_encoder.normalization]
     return {
         "image_encoder": _image_encoder_sizes(config.model.image_encoder, config.dataset.image_size),
@@ -89,17 +76,14 @@ def model_sizes(config: Config, tasks: frozenset[str] | None = None) -> dict[str
         "temperature": config.model.temperature,
         "pixel_mean": list(mean),
         "pixel_std": list(std),
-        "tasks": sorted(tasks_of(config) if tasks is None else tasks),
     }
 
 
-def model_parts(
-    *, image_encoder: dict, text_encoder: dict, decoder: dict, tasks: Collection[str], **plain: Any
-) -> dict[str, Any]:
-    """Arguments of PersonSearchModel, from sizes as `model_sizes` gives them."""
+def model_parts(image_encoder: dict[str, Any], text_encoder: dict[str, Any], decoder: dict[str, Any]) -> Parts:
+    """The networks, randomly initialised, from sizes as `model_sizes` gives them."""
     kind, sizes = image_encoder["type"], {key: value for key, value in image_encoder.items() if key != "type"}
     sizes["image_size"] = tuple(sizes["image_size"])
-    encoder: Any = VisionTransformer(**sizes) if kind == "vit" else VisionMamba(**sizes)
+    encoder = IMAGE_ENCODERS[kind](**sizes)
     of_bert = {key: value for key, value in text_encoder.items() if key in BertSizes.__dataclass_fields__}
     text = TextEncoder(
         BertSizes(**of_bert),
@@ -113,7 +97,7 @@ def model_parts(
         text_width=text.width,
         **decoder,
     )
-    return {"image_encoder": encoder, "text_encoder": text, "decoder": mae, "tasks": frozenset(tasks), **plain}
+    return Parts(encoder, text, mae)
 
 
 def _image_encoder_sizes(config: ImageEncoderConfig, image_size: tuple[int, int]) -> dict[str, Any]:
@@ -170,23 +154,3 @@ def build_momentum_encoder(model: PersonSearchModel, config: Config) -> Momentum
 
 def build_queue(config: Config) -> FeatureQueue:
     return FeatureQueue(config.model.queue_size, config.model.embed_dim)
-
-
-def step_settings(config: Config, tokenizer: PreTrainedTokenizerBase) -> StepSettings:
-    """Constants of a training step's random draws."""
-    return StepSettings(
-        vocab_size=len(tokenizer),
-        mask_id=tokenizer.mask_token_id,
-        cls_id=tokenizer.cls_token_id,
-        mlm_probability=config.losses.mlm_probability,
-        mrtd_mask_probability=config.losses.mrtd_mask_probability,
-        mask_ratio=config.model.mask_ratio,
-        patch_size=config.model.image_encoder.patch_size,
-        cross_modal_share=config.losses.cross_modal_share,
-        tasks=tasks_of(config),
-    )
-
-
-def tasks_of(config: Config) -> frozenset[str]:
-    """Keys of the losses that have a weight."""
-    return frozenset(key for key, weight in vars(config.losses.weights).items() if weight > 0)

@@ -29,7 +29,7 @@ SYSTEM_MODULES = {
     "mask_token": "decoder.mask_token",
     "decoder_pred": "decoder.prediction",
 }
-OPTIONAL_MODULES = ("prd_head", "mrtd_head", "decoder")  # not of every system; those that have one have all of it
+HEAD_OF_TASK = {"prd": "prd_head", "mrtd": "mrtd_head", "mae": "decoder"}  # a system has all of one or nothing of it
 DECODER_PARTS = {".to_out.0.": ".to_out.", ".ff.net.0.l.": ".ff.expand.", ".ff.net.2.": ".ff.contract."}
 TIED_BIAS = "cls.predictions.decoder.bias"  # a second name of cls.predictions.bias
 WITHOUT_ROLE = (  # beginnings of renamed names: classifiers, outputs and buffers of BERT that nothing here reads
@@ -121,7 +121,7 @@ def _system(tensors: Mapping[str, Tensor]) -> Kind:
     image = image_encoder_type(tensors, "visual_encoder")
     own_names = {own for name in tensors if (own := _rename_system(name))}
     modules = {name.partition(".")[0] for name in own_names}
-    absent = tuple(f"{module}." for module in OPTIONAL_MODULES if module not in modules)
+    absent = tuple(f"{module}." for module in HEAD_OF_TASK.values() if module not in modules)
     with_cross = [layer_number(name) for name in own_names if CROSS_ATTENTION in name]
     first_cross = min(with_cross, default=0)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from dataset.tokenizer import load_tokenizer
-from models.build import model_sizes, tasks_of
-from models.checkpoint_kinds import recognise
+from models.build import model_sizes
+from models.checkpoint_kinds import HEAD_OF_TASK, recognise
 from models.onnx_export import export_onnx
 from models.pretrained_model import PretrainedPersonSearch
 from models.weights import check_complete, initialise, report_table
@@ -22,8 +22,6 @@ from utils.config import Config, load_config, stored_config
 from utils.errors import UserError
 from utils.log import one_line_errors, set_up_logging
 from utils.pretrained import StoredWeights, find_weights, read_weights
-
-PARTS_OF_TASKS = {"prd": "prd_head.", "mrtd": "mrtd_head.", "mae": "decoder."}  # left out where a checkpoint has none
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = load_config(args.config) if args.config else config_of(stored, path)
     tasks = tasks_in(stored, path, config)
     del stored
-    model = PretrainedPersonSearch(**model_sizes(config, tasks), max_words=config.dataset.max_words).eval()
+    model = PretrainedPersonSearch(**model_sizes(config), tasks=tasks, max_words=config.dataset.max_words).eval()
     report = initialise(model, path, trust=args.trust_checkpoint)
     Console(stderr=True).print(report_table(report, model))
     check_complete(model, report)
@@ -71,12 +69,12 @@ def config_of(stored: StoredWeights, path: Path) -> Config:
     return stored_config(stored.config, str(path))
 
 
-def tasks_in(stored: StoredWeights, path: Path, config: Config) -> frozenset[str]:
-    """The tasks of the configuration whose parts the checkpoint has."""
+def tasks_in(stored: StoredWeights, path: Path, config: Config) -> list[str]:
+    """Keys of the losses that the configuration trains, but for those whose head the checkpoint lacks."""
     kind = recognise(stored.tensors, path)
-    names = {own for name in stored.tensors if (own := kind.rename(name))}
-    absent = {task for task, part in PARTS_OF_TASKS.items() if not any(name.startswith(part) for name in names)}
-    return tasks_of(config) - absent
+    modules = {own.partition(".")[0] for name in stored.tensors if (own := kind.rename(name))}
+    absent = {task for task, head in HEAD_OF_TASK.items() if head not in modules}
+    return sorted(key for key, weight in config.losses.weights.items() if weight > 0 and key not in absent)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dataset.texts import Places, is_class_token
 from models.image_features import ImageEncoder, ImageFeatures
-from models.packing import Places, is_class_token
 from models.person_search import PersonSearchModel
 from models.text_encoder import TextEncoder
 

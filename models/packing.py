@@ -1,46 +1,32 @@
 """Texts without their padding. R rows, L tokens of the longest, T tokens of all rows together, D width.
 
-Captions are short and of very different lengths: of a padded batch nearly half is padding. Everything that treats
-tokens one by one (projections, feed-forward, norms) runs on the T real tokens; only attention needs rows again.
+Captions are short and of very different lengths, so nearly half of a padded batch is padding. Whatever treats tokens
+one by one (projections, feed-forward, norms) runs on the T real tokens. Only attention needs the rows back.
 """
 
-from typing import NamedTuple
-
-import torch
 from torch import Tensor
 
-
-class Places(NamedTuple):
-    """Some places of a padded batch."""
-
-    mask: Tensor  # (R, L), 0 = not one of them
-    at_most: int | None = None  # of them, where that is known: counting them would make a GPU finish its work first
-
-
-def is_class_token(attention_mask: Tensor) -> Tensor:
-    """(R, L) like the mask: 1 at [CLS], the first token of each row."""
-    return torch.cat([torch.ones_like(attention_mask[:, :1]), torch.zeros_like(attention_mask[:, 1:])], dim=1)
+from dataset.texts import find, is_counted
 
 
 class Packing:
-    """Which places of a padded batch hold tokens: attention_mask (R, L), 1 = token, 0 = padding.
+    """Which places of a padded batch hold tokens.
 
-    at_most: as in Places. T is then this number; what is more than there are tokens stands for no place at all.
+    Args:
+        attention_mask: (R, L), 1 = token, 0 = padding.
+        at_most: as in `dataset.texts.Places`. On a GPU, T is this number, and the entries behind the last token belong
+            to no place: their values are never read.
     """
 
     def __init__(self, attention_mask: Tensor, at_most: int | None = None) -> None:
         self.shape = attention_mask.shape
         self.may_be_attended = attention_mask[:, None, None].bool()  # (R, 1, 1, L)
-        flat = attention_mask.flatten()
-        self._rank = flat.cumsum(0) - 1  # (R * L,) of each token among the packed ones
-        if at_most is None:
-            self._spare, place = 0, flat.nonzero()[:, 0]  # (T,)
-            self._source = place
-        else:
-            self._spare, place = 1, torch.nonzero_static(flat, size=at_most, fill_value=self.shape.numel())[:, 0]
-            self._source = place.clamp(max=self.shape.numel() - 1)
-        self._place = place
-        self.column = place % attention_mask.shape[1]  # (T,)
+        flat, places = attention_mask.flatten(), attention_mask.numel()
+        self._rank = flat.cumsum(0) - 1  # (R * L,) number of each token among the packed ones
+        self._place = find(flat, at_most, fill=places)[:, 0]  # (T,)
+        self._spare = 0 if is_counted(flat, at_most) else 1
+        self._source = self._place.clamp(max=places - 1)  # a place to read from, even where there is none
+        self.column = self._place % attention_mask.shape[1]  # (T,)
 
     def pack(self, padded: Tensor) -> Tensor:
         """(R, L, ...) -> (T, ...)."""
@@ -48,7 +34,7 @@ class Packing:
 
     def pad(self, packed: Tensor) -> Tensor:
         """(T, ...) -> (R, L, ...), zeros in the padding."""
-        places = self.shape.numel()
+        places = self.shape.numel()  # the spare row takes the entries that belong to no place
         flat = packed.new_zeros((places + self._spare, *packed.shape[1:])).index_copy(0, self._place, packed)
         return (flat[:places] if self._spare else flat).unflatten(0, self.shape)
 

@@ -6,8 +6,10 @@ model = PretrainedPersonSearch.from_pretrained("exported/cuhk")     # a folder, 
 from typing import Any
 
 from huggingface_hub import PyTorchModelHubMixin
+from torch import nn
 
 from models.build import model_parts
+from models.checkpoint_kinds import HEAD_OF_TASK
 from models.person_search import PersonSearchModel
 
 
@@ -16,6 +18,7 @@ class PretrainedPersonSearch(PersonSearchModel, PyTorchModelHubMixin, library_na
 
     Args:
         max_words: what captions are cut to, in words when they are cleaned and in word pieces, [CLS] included.
+        tasks: keys of the losses whose heads the folder holds.
         others: as `models.build.model_sizes` gives them.
     """
 
@@ -32,8 +35,19 @@ class PretrainedPersonSearch(PersonSearchModel, PyTorchModelHubMixin, library_na
         tasks: list[str],
         max_words: int,
     ) -> None:
-        parts = model_parts(
-            image_encoder=image_encoder, text_encoder=text_encoder, decoder=decoder, tasks=tasks, embed_dim=embed_dim
+        parts = model_parts(image_encoder, text_encoder, decoder)
+        super().__init__(
+            parts.image_encoder,
+            parts.text_encoder,
+            embed_dim=embed_dim,
+            temperature=temperature,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
         )
-        super().__init__(**parts, temperature=temperature, pixel_mean=pixel_mean, pixel_std=pixel_std)
+        heads: dict[str, nn.Module] = {
+            "prd": nn.Linear(parts.text_encoder.width, 2),
+            "mrtd": nn.Linear(parts.text_encoder.width, 2),
+            "mae": parts.decoder,
+        }
+        self.add_heads({HEAD_OF_TASK[task]: head for task, head in heads.items() if task in tasks})
         self.max_words = max_words

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dataset.texts import Places
 from models.bert_layers import BertSizes, Embeddings, Layer, MaskedLanguageHead
-from models.packing import Packing, Places
+from models.packing import Packing
 from utils.errors import UserError
 
 INIT_STD = 0.02
@@ -94,7 +95,7 @@ class TextEncoder(nn.Module):
             image_tokens: (I, K, image_width), class token first.
             image_index: (S,) the images of the last S rows. The rows before them go with the images one by one, or
             own_images: with so many first images, over and over: row r with image r % own_images.
-            at_most: number of tokens, or more, as in `models.packing.Places`.
+            at_most: number of tokens, or more, as in `dataset.texts.Places`.
             wanted: places whose hidden states are needed ([CLS], say); the others are 0. The last layer skips them.
         """
         packing = Packing(attention_mask, at_most)

@@ -2,7 +2,6 @@
 
 import resource
 import time
-from collections.abc import Callable
 from itertools import islice
 
 import torch
@@ -12,25 +11,25 @@ from torch.utils.data import DataLoader, Subset
 from dataset.batches import to_device
 from dataset.loaders import EvalLoaders
 from evaluation.retrieval import Scores
-from training.loop import LossReader, Run, hours
+from training.loop import evaluate, hours
 from training.parallel import whole_layers
+from training.progress import LossReader
+from training.run import Run
 from training.state import MODULES, TrainState
+from training.step import train_step
 
 CHECKED_STEPS = 2
 
 
-def check(state: TrainState, run: Run, train_step: Callable, evaluate: Callable) -> str:
-    """Two steps and one evaluation batch; returns lines that say what the whole run needs. Nothing is written.
-
-    train_step, evaluate: of train.py.
-    """
+def check(state: TrainState, run: Run) -> str:
+    """Two steps and one evaluation batch. Returns lines that say what the whole run needs. Nothing is written."""
     steps, evaluations = _work_left(state, run)
     run.online.train()
     run.loader.sampler.set_position(state.epoch, state.batch)
     reader, since = LossReader({}), time.perf_counter()
     seconds = 0.0  # of the last step, its batch's arrival included; the first one warms up
     for batch in islice(run.loader.batches, CHECKED_STEPS):
-        losses = train_step(state, run.online, to_device(batch, run.process.device), 0.0, run.config, run.settings)
+        losses = train_step(state, run.online, to_device(batch, run.process.device), 0.0, run.config)
         reader.read(state.step, losses)
         reader.read_rest()  # waits for the GPU
         seconds, since = time.perf_counter() - since, time.perf_counter()

@@ -19,6 +19,7 @@ from torch.distributed.tensor.experimental import implicit_replication
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from training.objectives import Objectives
 from utils.config import Config
 from utils.distributed import Process
 from utils.errors import UserError
@@ -102,8 +103,12 @@ def _cut(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
-def spread(model: nn.Module, momentum_encoder: nn.Module, config: Config, process: Process) -> nn.Module:
-    """Set model and momentum copies up as the configuration's `train` asks; returns the model as training calls it."""
+def spread(objectives: Objectives, momentum_encoder: nn.Module, config: Config, process: Process) -> nn.Module:
+    """Set the model and its momentum copies up as `train` in the configuration asks.
+
+    Returns: the objectives as training calls them, in DDP where there are several processes.
+    """
+    model = objectives.model
     if config.train.activation_checkpointing:
         checkpoint_activations(model)
     if config.train.compile:
@@ -111,14 +116,21 @@ def spread(model: nn.Module, momentum_encoder: nn.Module, config: Config, proces
             layer.compile()  # one of a kind is compiled, the others share it
     if config.train.sharding == "fsdp":
         shard(model, momentum_encoder, process)
-    return wrap(model, process)
+    return wrap(objectives, process)
+
+
+def unwrapped(online: nn.Module) -> Objectives:
+    """The objectives, out of DDP."""
+    inner = online.module if isinstance(online, DistributedDataParallel) else online
+    assert isinstance(inner, Objectives)
+    return inner
 
 
 def wrap(model: nn.Module, process: Process) -> nn.Module:
     """With several processes, DDP averages the gradients of what is not sharded.
 
-    Every parameter in training has to get a gradient (`models.build.unreached_parts`): DDP's search for those that do
-    not walks through the whole graph in every step.
+    Every parameter in training has to get a gradient (`training.objectives.unreached_parts`). DDP could look for
+    those that do not, but that walks through the whole graph in every step.
     """
     if process.world_size == 1:
         return model

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
+from models.momentum import MomentumEncoder
+from models.person_search import PersonSearchModel
+from models.queue import FeatureQueue
 from training.checkpoint import LAST, CheckpointWriter, load_checkpoint, on_cpu
 from training.optimizer import build_schedule, parameter_groups
 from training.parallel import is_sharded, shard_like
@@ -47,9 +49,9 @@ MAY_CHANGE = (  # keys of the configuration, or whole sections, that a resumed r
 class TrainState:
     """Modules and counters of a run. filled: names of the parameters that a checkpoint filled (they train at lr)."""
 
-    model: nn.Module
-    momentum_encoder: nn.Module
-    queue: nn.Module
+    model: PersonSearchModel
+    momentum_encoder: MomentumEncoder
+    queue: FeatureQueue
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler  # of fp16; in other precisions it does nothing
@@ -67,9 +69,9 @@ MODULES = ("model", "momentum_encoder", "queue", "optimizer", "schedule")
 
 
 def build_state(
-    model: nn.Module,
-    momentum_encoder: nn.Module,
-    queue: nn.Module,
+    model: PersonSearchModel,
+    momentum_encoder: MomentumEncoder,
+    queue: FeatureQueue,
     config: Config,
     *,
     total_steps: int,

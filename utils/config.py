@@ -9,8 +9,9 @@ import difflib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ __all__ = ["Config", "ConfigError", "load_config", "save_config", "stored_config
 BASE = Path(__file__).resolve().parents[1] / "configs" / "base.yaml"
 
 KeyPath = tuple[str | int, ...]  # ("optimizer", "lr"); a number is a place in a list
+LOSS_WEIGHTS = ("losses", "weights")
 
 _EXPECTED = {  # pydantic's error type -> what the key wants, in the words of YAML
     "int_type": "a whole number",
@@ -44,15 +46,19 @@ class ConfigError(UserError):
     """A configuration that cannot be used; the message is one line for the user."""
 
 
-def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
-    """Read and check a configuration file; overrides are the "section.key=value" of --set, values in YAML.
+def load_config(path: Path | str, overrides: Sequence[str] = (), *, losses: Iterable[str] = ()) -> Config:
+    """Read and check a configuration file.
 
+    Args:
+        overrides: the "section.key=value" of --set, values in YAML.
+        losses: keys that losses.weights may have besides those in base.yaml.
     Raises: ConfigError.
     """
     layers = _Layers(Path(path))
     layers.add_file(Path(path))
     for override in overrides:
         layers.add_override(override)
+    layers.check_losses({*_base_losses(), *losses})
     return layers.checked()
 
 
@@ -73,6 +79,13 @@ def save_config(config: Config, path: Path) -> None:
     yaml.indent(mapping=2, sequence=4, offset=2)
     with path.open("w", encoding="utf-8") as file:
         yaml.dump(config.as_dict(), file)
+
+
+@cache
+def _base_losses() -> tuple[str, ...]:
+    """The keys of losses.weights in base.yaml."""
+    values, _ = _read_yaml(_read_text(BASE, ""), str(BASE))
+    return tuple(values["losses"]["weights"])
 
 
 class _Layers:
@@ -122,6 +135,17 @@ class _Layers:
         _merge(self.values, values, (), places)
         self.places.update({key: (self.depth, place) for key, place in places.items()})
 
+    def check_losses(self, known: set[str]) -> None:
+        """losses.weights is a mapping whose keys the schema does not list."""
+        weights = self.values.get("losses", {}).get("weights", {})
+        for key in weights:
+            if key not in known:
+                location: KeyPath = (*LOSS_WEIGHTS, key)
+                raise ConfigError(self._unknown(location))
+        for key in _base_losses():
+            if weights and key not in weights:
+                raise ConfigError(self._missing((*LOSS_WEIGHTS, key)))
+
     def checked(self) -> Config:
         try:
             # JSON, since there the strict types take a list for a tuple and a mapping for a section
@@ -134,9 +158,9 @@ class _Layers:
     def _explained(self, error: Any) -> str:
         location: KeyPath = error["loc"]
         if error["type"] == "unexpected_keyword_argument":
-            return f"{self._place(location)[1]}: {_dotted(location)}: unknown key; {_nearest_key(location)}"
+            return self._unknown(location)
         if error["type"] == "missing" and not isinstance(location[-1], int):
-            return f"{self.path}: {_dotted(location)}: missing key; start the file with `base: base.yaml`"
+            return self._missing(location)
         if error["type"] == "missing":
             location = location[:-1]  # a list that is too short
         together = getattr(error.get("ctx", {}).get("error"), "keys", None)
@@ -145,6 +169,12 @@ class _Layers:
         involved: list[KeyPath] = [(*location, *key.split(".")) for key in together]
         blamed = max(involved, key=lambda key: self._place(key)[0])  # the value written last is the likely mistake
         return f"{self._place(blamed)[1]}: {_dotted(blamed)}: {error['ctx']['error']}"
+
+    def _unknown(self, location: KeyPath) -> str:
+        return f"{self._place(location)[1]}: {_dotted(location)}: unknown key; {_nearest_key(location)}"
+
+    def _missing(self, location: KeyPath) -> str:
+        return f"{self.path}: {_dotted(location)}: missing key; start the file with `base: base.yaml`"
 
     def _place(self, location: KeyPath) -> tuple[int, str]:
         """Layer and place of a key, or of the nearest key around it."""
@@ -227,7 +257,7 @@ def _problem(error: Any) -> str:
 def _nearest_key(location: KeyPath) -> str:
     """ "did you mean a.b?": of the same section, else of that name anywhere; else the section's keys."""
     *section, name = map(str, location)
-    valid = list(_valid_keys(Config, ()))
+    valid = [*_valid_keys(Config, ()), *((*LOSS_WEIGHTS, key) for key in _base_losses())]
     siblings = [key[-1] for key in valid if list(key[:-1]) == section]
     near = difflib.get_close_matches(name, siblings, n=1)
     if near:

@@ -6,7 +6,7 @@ it in base.yaml. Sizes are in the unit that base.yaml states; null (None) means 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -139,26 +139,18 @@ class ModelConfig:
         _check_divisible(width, heads, "image_encoder.embed_dim", "decoder.num_heads")
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
-class LossWeights:
-    """Factors of the summed losses (dimensionless, >= 0); 0 skips the loss and its forward pass."""
+def _check_weights(weights: dict[str, float]) -> dict[str, float]:
+    if not any(weights.values()):
+        raise ImpossibleValueError("every weight is 0, so there is nothing to train; set one above 0", *weights)
+    return weights
 
-    itc: NonNegativeFloat
-    itm: NonNegativeFloat
-    mlm: NonNegativeFloat
-    prd: NonNegativeFloat
-    mrtd: NonNegativeFloat
-    mae: NonNegativeFloat
-    attribute: NonNegativeFloat
 
-    def __post_init__(self) -> None:
-        if not any(vars(self).values()):
-            raise ImpossibleValueError("every weight is 0, so there is nothing to train; set one above 0", *vars(self))
+LossWeights = Annotated[dict[str, NonNegativeFloat], AfterValidator(_check_weights)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class LossesConfig:
-    weights: LossWeights
+    weights: LossWeights  # factors of the summed losses by key; 0 skips the loss and its part of the passes
     alpha: Fraction
     warm_up: bool
     mlm_probability: NonZeroFraction

@@ -14,7 +14,7 @@ from dataset.tokenizer import encode, load_tokenizer
 from models.build import build_model
 from models.person_search import PersonSearchModel
 from models.weights import initialise
-from tests.conftest import PEOPLE
+from tests.helpers.benchmark import PEOPLE
 from tests.helpers.runs import eval_command, refused, train_and_record
 
 TOP_K = 3
@@ -99,7 +99,7 @@ def test_scores_equal_one_pair_at_a_time(evaluated, checkpoint, debug_config, ti
     """Neither padding nor the grouping of pairs changes a score. float32, atol 1e-4."""
     _, scores = evaluated
     config = debug_config()
-    model = build_model(config, tasks=frozenset({"itc", "itm"})).eval()
+    model = build_model(config).eval()
     initialise(model, checkpoint)
     tokenizer = load_tokenizer(config.model.text_encoder.name)
     records = split_records(config, "test")

@@ -11,10 +11,11 @@ import torch
 
 import train
 import training.checkpoint
-from tests.conftest import read_split
+from tests.helpers.benchmark import read_split
 from tests.helpers.paths import DEBUG_CONFIG, REPOSITORY
 from tests.helpers.runs import copy_of, eval_command, refused, train_and_record, train_command, write_split
 from training.checkpoint import load_checkpoint
+from training.objectives import Objectives
 
 
 @pytest.fixture(scope="module")
@@ -202,19 +203,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(debug_settings, started, half_r
 
 def test_weights_that_are_not_finite_are_not_saved(debug_settings, started, half_run, monkeypatch, capsys):
     """The square root of 0 has an infinite slope: a finite loss, and a gradient that is not."""
-    own = train.compute_losses
+    own = Objectives.forward
 
-    def with_infinite_slope(*args):
-        losses = own(*args)
-        temperature = args[5]
+    def with_infinite_slope(objectives, *args):
+        losses, temperature = own(objectives, *args), objectives.model.temperature
         return losses | {"itc": losses["itc"] + (temperature - temperature.detach()).abs().sqrt()}
 
-    monkeypatch.setattr(train, "compute_losses", with_infinite_slope)
+    monkeypatch.setattr(Objectives, "forward", with_infinite_slope)
     message = refused(train_command, [*debug_settings(), "--output", str(started), "--resume"], capsys)
     assert "step 3: " in message
     assert "is not finite after it" in message
     assert (started / "last.pth").read_bytes() == half_run
-    monkeypatch.setattr(train, "compute_losses", own)
+    monkeypatch.setattr(Objectives, "forward", own)
     assert len(train_and_record([*debug_settings(), "--output", str(started), "--resume"])) == 4
 
 

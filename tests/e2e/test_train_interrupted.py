@@ -6,9 +6,10 @@ import signal
 import pytest
 import torch
 
-import train
+import training.loop
 from tests.helpers.runs import log_lines, refused, train_and_record, train_command
 from training.checkpoint import load_checkpoint
+from training.objectives import Objectives
 
 STEPS_PER_EPOCH = 3
 
@@ -20,25 +21,25 @@ def whole_run(debug_settings, tmp_path_factory):
     return folder, train_and_record([*debug_settings(), "--output", str(folder)])
 
 
-def stopped_in(name: str, at_call: int, number: int, monkeypatch) -> None:
-    """The process is sent a signal within the given call of a function of train.py."""
-    own, calls = getattr(train, name), []
+def stopped_in(place: tuple[object, str], at_call: int, number: int, monkeypatch) -> None:
+    """The process is sent a signal within the given call of a function, which place names."""
+    own, calls = getattr(*place), []
 
     def signalled(*args, **kwargs):
-        calls.append(name)
+        calls.append(place)
         if len(calls) == at_call:
             os.kill(os.getpid(), number)
         return own(*args, **kwargs)
 
-    monkeypatch.setattr(train, name, signalled)
+    monkeypatch.setattr(*place, signalled)
 
 
 @pytest.mark.parametrize(
     ("where", "at_call", "number", "steps"),
     [
-        ("compute_losses", 2, signal.SIGTERM, 2),
-        ("compute_losses", 4, signal.SIGINT, 4),
-        ("score_gallery", 1, signal.SIGTERM, 3),
+        ((Objectives, "forward"), 2, signal.SIGTERM, 2),
+        ((Objectives, "forward"), 4, signal.SIGINT, 4),
+        ((training.loop, "score_gallery"), 1, signal.SIGTERM, 3),
     ],
     ids=["within the first epoch", "within the second, by Ctrl-C", "within an evaluation"],
 )

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dataset.loaders import EpochBatches
 from tests.helpers.runs import refused, train_and_record, train_command
-from training.loop import LossReader
+from training.progress import LossReader
 
 
 def test_check_tells_what_a_run_takes_and_leaves_nothing(debug_settings, tmp_path, capsys):

@@ -16,10 +16,14 @@ from typing import Any
 import pytest
 import torch
 
-import models.sampling
-import models.targets
+import losses.mae
+import losses.masking
+import losses.mrtd
+import losses.negatives
 import train
-from models.sampling import KeptPatches, MaskDraws, kept_patches
+from losses.mae import KeptPatches, kept_patches
+from losses.masking import MaskDraws
+from training.objectives import Objectives
 from utils.distributed import shutdown, start
 
 STOPPED = "stopped"  # in the run of this name, the second process alone gets SIGTERM
@@ -39,9 +43,10 @@ def draws_by_content() -> Iterator[None]:
         return kept_patches((torch.arange(num_patches) * 7 % 5).float().expand(batch, -1), mask_ratio)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models.sampling, "_draw_index", lambda weights, generator: weights.argmax(dim=-1))
-        patch.setattr(models.sampling, "draw_mask", draw_mask)
-        patch.setattr(models.targets, "draw_kept_patches", draw_kept_patches)
+        for module in (losses.negatives, losses.mrtd):
+            patch.setattr(module, "draw_index", lambda weights, generator: weights.argmax(dim=-1))
+        patch.setattr(losses.masking, "draw_mask", draw_mask)
+        patch.setattr(losses.mae, "draw_kept_patches", draw_kept_patches)
         yield
 
 
@@ -52,11 +57,11 @@ def losses_and_gradients(arguments: list[str]) -> dict[str, Any]:
     own_step = train.train_step
 
     def recorded(state, *args):
-        losses = own_step(state, *args)
+        values = own_step(state, *args)
         if not steps:
             gradients.update({name: whole(parameter.grad) for name, parameter in state.model.named_parameters()})
-        steps.append({key: loss.item() for key, loss in losses.items()})
-        return losses
+        steps.append({key: loss.item() for key, loss in values.items()})
+        return values
 
     with pytest.MonkeyPatch.context() as patch, draws_by_content():
         patch.setattr(train, "train_step", recorded)
@@ -67,14 +72,14 @@ def losses_and_gradients(arguments: list[str]) -> dict[str, Any]:
 @contextmanager
 def stopped_by_a_signal() -> Iterator[None]:
     """This process gets SIGTERM in the middle of the first step inside."""
-    own = train.compute_losses
+    own = Objectives.forward
 
     def signalled(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGTERM)
         return own(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "compute_losses", signalled)
+        patch.setattr(Objectives, "forward", signalled)
         yield
 
 

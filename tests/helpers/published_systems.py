@@ -11,6 +11,7 @@ from models.person_search import PersonSearchModel
 from models.text_encoder import TextEncoder
 from models.vision_mamba import VisionMamba
 from models.vision_transformer import VisionTransformer
+from tests.helpers.heads import add_heads
 
 CLIP = {"pixel_mean": (0.48145466, 0.4578275, 0.40821073), "pixel_std": (0.26862954, 0.26130258, 0.27577711)}
 
@@ -35,9 +36,9 @@ def build_system(description: dict, image: str, tasks: frozenset[str] = frozense
         num_heads=config["dec_heads"],
         head_dim=config["dec_dhead"],
     )
-    return PersonSearchModel(
-        encoder, text_encoder, decoder, embed_dim=config["embed_dim"], temperature=0.2, tasks=tasks, **CLIP
-    ).eval()
+    model = PersonSearchModel(encoder, text_encoder, embed_dim=config["embed_dim"], temperature=0.2, **CLIP)
+    add_heads(model, tasks, decoder)
+    return model.eval()
 
 
 def save_published(weights: dict[str, Tensor], path: Path) -> Path:

@@ -3,14 +3,15 @@
 import torch
 from torch import Tensor
 
+from losses import OBJECTIVES
 from models.bert_layers import BertSizes
 from models.mae_decoder import MAEDecoder
 from models.person_search import PersonSearchModel
 from models.text_encoder import TextEncoder
 from models.vision_mamba import VisionMamba
 from models.vision_transformer import VisionTransformer
+from tests.helpers.heads import add_heads
 
-ALL_TASKS = frozenset({"itc", "itm", "prd", "mrtd", "mlm", "mae", "attribute"})
 BERT = BertSizes(
     hidden_size=16,
     num_hidden_layers=4,
@@ -36,7 +37,7 @@ def tiny_model(
     image_size: tuple[int, int] = (32, 32),
     width: int = 16,
     full_cross_attention: bool = True,
-    tasks: frozenset[str] = ALL_TASKS,
+    tasks: frozenset[str] = frozenset(OBJECTIVES),
     seed: int = 0,
 ) -> PersonSearchModel:
     """Patches of 8 px, two image layers, fusion at layer 2 of 4; every parameter random."""
@@ -50,13 +51,12 @@ def tiny_model(
     model = PersonSearchModel(
         encoder,
         text_encoder,
-        decoder,
         embed_dim=8,
         temperature=0.07,
         pixel_mean=(0.5, 0.5, 0.5),
         pixel_std=(0.25, 0.25, 0.25),
-        tasks=tasks,
     )
+    add_heads(model, tasks, decoder)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)

@@ -8,29 +8,35 @@ Where ours differs on purpose (docs/differences.md), the test gives our parts wh
 The recorded draws of the seed are replayed.
 """
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-import models.person_search
-import models.targets
+import losses.mlm
+import losses.mrtd
+import training.passes
+from dataset.batches import TrainBatch
+from dataset.texts import Texts
+from losses import OBJECTIVES
+from losses.masking import MaskDraws, apply_mask
+from losses.mrtd import apply_replacement, places_of_words
+from losses.negatives import Negatives, negative_weights
+from losses.objective import ObjectiveSettings, Step
 from models.bert_layers import BertSizes
 from models.image_features import ImageFeatures
 from models.momentum import MomentumEncoder
 from models.person_search import PersonSearchModel
 from models.queue import FeatureQueue
-from models.sampling import MaskDraws, Negatives, apply_mask, apply_replacement, places_of_words
-from models.targets import StepSettings, prepare_step
 from models.text_encoder import TextEncoder
 from models.vision_mamba import VisionMamba
 from tests.helpers.vectors import load_case, starting_with
-from train import compute_losses
+from training.lessons import prepare_lesson
+from training.passes import run_passes
 
 F64 = {"rtol": 1e-7, "atol": 1e-7}
 F32_TRACE = {"rtol": 1e-3, "atol": 2e-4}  # the trace was recorded in float32 (noise up to 5e-6 relative per layer)
-TASKS = frozenset({"itc", "itm", "prd", "mlm", "mrtd", "attribute"})
+KEYS = ("itc", "itm", "prd", "mlm", "mrtd", "attribute")
 CASES = ["full_ca_bs4_wrap", "plain_bs3_alpha0"]
 
 
@@ -60,13 +66,13 @@ def build_model(description: dict, weights: dict) -> PersonSearchModel:
     model = PersonSearchModel(
         image_encoder,
         text_encoder,
-        None,
         embed_dim=config["embed_dim"],
         temperature=config["temp"],
         pixel_mean=(0, 0, 0),
         pixel_std=(1, 1, 1),
-        tasks=TASKS,
-    ).double()
+    )
+    model.add_heads({name: nn.Linear(text_encoder.width, 2) for name in ("prd_head", "mrtd_head")})
+    model.double()
     model.load_state_dict(own_names(weights, suffix=""))
     return model.eval()
 
@@ -115,9 +121,10 @@ def replay(monkeypatch, tensors: dict, attention_mask: torch.Tensor) -> None:
         torch.ones(len(ids), dtype=torch.bool),
         torch.ones(len(ids), dtype=torch.bool),
     )
-    monkeypatch.setattr(models.person_search, "draw_negatives", lambda *_: negatives)
-    monkeypatch.setattr(models.targets, "mask_tokens", masked_as_recorded)
-    monkeypatch.setattr(models.targets, "replaced_tokens", replaced_as_recorded)
+    monkeypatch.setattr(training.passes, "draw_negatives", lambda *_: negatives)
+    monkeypatch.setattr(losses.mlm, "mask_tokens", masked_as_recorded)
+    monkeypatch.setattr(losses.mrtd, "mask_tokens", masked_as_recorded)
+    monkeypatch.setattr(losses.mrtd, "replaced_tokens", replaced_as_recorded)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -139,67 +146,64 @@ def test_step(case, monkeypatch):
     for number in (1, 2):
         fields = starting_with(tensors, f"in.text{number}.")
         chunks = fields.get("attribute_masks", torch.zeros_like(fields["input_ids"])).long()
-        texts.append(SimpleNamespace(**{**fields, "attribute_ids": chunks}))
-    batch = SimpleNamespace(
-        text_1=texts[0], text_2=texts[1], person_id=tensors["in.idx"], replaced=tensors["in.replace"]
-    )
-    settings = StepSettings(
-        104, 4, 2, config["mlm_probability"], config["mrtd_mask_probability"], config["mask_ratio"], 16, 1.0, TASKS
+        texts.append(Texts(fields["input_ids"], fields["attention_mask"], chunks))
+    images = tensors["in.image1"].double(), tensors["in.image2"].double()
+    batch = TrainBatch(*images, *texts, person_id=tensors["in.idx"], replaced=tensors["in.replace"])
+    settings = ObjectiveSettings(
+        104, 4, 2, config["mlm_probability"], config["mrtd_mask_probability"], config["mask_ratio"], 16
     )
     replay(monkeypatch, tensors, texts[0].attention_mask)
-    image_1, image_2 = tensors["in.image1"].double(), tensors["in.image2"].double()
-    inputs, targets = prepare_step(image_1, image_2, batch, momentum_encoder, settings)
-    output = model(inputs)
-    alpha = description["alpha"]
-    losses = compute_losses(output, inputs, targets, batch, queue, model.temperature, alpha, settings)
+    monkeypatch.setattr(model, "normalize", lambda image: image)  # they are normalised already
+    objectives = [OBJECTIVES[key](settings) for key in KEYS]
+    lesson = prepare_lesson(batch, len(batch.person_id), model, momentum_encoder, objectives)
+    passes = run_passes(model, lesson, objectives)
+    step = Step(model, lesson, passes, lesson.momentum, queue, description["alpha"])
+    computed = {each.key: each.loss(step, lesson.prepared[each.key]) for each in objectives}
 
     published = starting_with(tensors, "loss.f64.loss_")
-    torch.testing.assert_close(losses["itc"], published["cl"], **F64)
-    torch.testing.assert_close(losses["itm"], published["pitm"], **F64)
-    torch.testing.assert_close(losses["prd"], published["prd"], **F64)
-    torch.testing.assert_close(losses["attribute"], published["attribute"], **F64)
-    check_words(inputs, targets, output, losses, tensors, published)
-    check_negatives(model, inputs, output, tensors)
+    torch.testing.assert_close(computed["itc"], published["cl"], **F64)
+    torch.testing.assert_close(computed["itm"], published["pitm"], **F64)
+    torch.testing.assert_close(computed["prd"], published["prd"], **F64)
+    torch.testing.assert_close(computed["attribute"], published["attribute"], **F64)
+    check_words(step, computed, tensors, published)
+    check_negatives(step, tensors)
 
-    queue.push(targets.momentum_image, targets.momentum_text, batch.person_id)
+    queue.push(lesson.momentum.image, lesson.momentum.text, batch.person_id)
     torch.testing.assert_close(queue.image.T.float(), tensors["after.image_queue"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(queue.text.T.float(), tensors["after.text_queue"], rtol=1e-4, atol=1e-5)
     assert torch.equal(queue.person_id, tensors["after.idx_queue"].flatten())
     assert torch.equal(queue.pointer, tensors["after.queue_ptr"])
 
 
-def check_words(inputs, targets, output, losses, tensors, published) -> None:
+def check_words(step: Step, computed: dict, tensors: dict, published: dict) -> None:
     """Masked and rewritten captions, logits of both models, the hard part of mlm, mrtd where no [PAD] was drawn."""
-    assert torch.equal(inputs.mlm_ids, tensors["trace.mask.input_ids@3"])
-    assert torch.equal(inputs.mrtd_ids[inputs.own_attention_mask == 1], _inside(tensors, inputs))
-    where = tuple(inputs.mlm_places.T)
+    words, replaced = step.lesson.prepared["mlm"], step.lesson.prepared["mrtd"]
+    inside = step.lesson.pairs.text_1.attention_mask == 1
+    assert torch.equal(words.input_ids, tensors["trace.mask.input_ids@3"])
+    assert torch.equal(replaced.input_ids[inside], tensors["trace.mrtd_mask_modeling.mrtd_input_ids@2"][inside])
+    where = tuple(words.places.T)
+    mlm_logits = step.model.word_logits(step.passes.own_hidden["mlm"][where])
     logits = tensors["trace.forward.mlm_output.logits@1"][where].double()
-    torch.testing.assert_close(output.mlm_logits, logits, **F32_TRACE)
-    torch.testing.assert_close(targets.mlm_logits, tensors["trace.forward.logits_m@1"][where].double(), **F32_TRACE)
-    own = F.cross_entropy(output.mlm_logits, targets.mlm_labels)
-    torch.testing.assert_close(own, F.cross_entropy(logits, targets.mlm_labels), **F32_TRACE)
+    torch.testing.assert_close(mlm_logits, logits, **F32_TRACE)
+    torch.testing.assert_close(words.momentum_logits, tensors["trace.forward.logits_m@1"][where].double(), **F32_TRACE)
+    own = F.cross_entropy(mlm_logits, words.labels)
+    torch.testing.assert_close(own, F.cross_entropy(logits, words.labels), **F32_TRACE)
     recorded = tensors["trace.mrtd_mask_modeling.mrtd_labels@3"]
     mrtd = tensors["trace.forward.mrtd_output@1"].view(*recorded.shape, 2).double()
-    inside = inputs.own_attention_mask == 1
-    torch.testing.assert_close(output.mrtd_logits[inside], mrtd[inside], **F32_TRACE)
-    if torch.equal(recorded, targets.mrtd_labels):
-        torch.testing.assert_close(losses["mrtd"], published["mrtd"], **F64)
+    mrtd_logits = step.model.head("mrtd_head")(step.passes.own_hidden["mrtd"])
+    torch.testing.assert_close(mrtd_logits[inside], mrtd[inside], **F32_TRACE)
+    if torch.equal(recorded, replaced.labels):
+        torch.testing.assert_close(computed["mrtd"], published["mrtd"], **F64)
     else:  # the seed ignores a [PAD] or [CLS] that the momentum encoder put into a sentence
-        assert (recorded[recorded != targets.mrtd_labels] == -100).all()
+        assert (recorded[recorded != replaced.labels] == -100).all()
 
 
-def _inside(tensors, inputs):
-    return tensors["trace.mrtd_mask_modeling.mrtd_input_ids@2"][inputs.own_attention_mask == 1]
-
-
-def check_negatives(model, inputs, output, tensors) -> None:
+def check_negatives(step: Step, tensors: dict) -> None:
     """The chances that the negatives were drawn with."""
-    from models.sampling import negative_weights
-
-    logits = output.text_embedding @ inputs.momentum_image.T / model.temperature
+    logits = step.passes.text_embedding @ step.lesson.momentum.image.T / step.model.temperature
     recorded = tensors["draw.00.multinomial.p"].double()
     torch.testing.assert_close(
-        negative_weights(logits, inputs.person_id).double(),
+        negative_weights(logits, step.lesson.momentum.person_id).double(),
         recorded / recorded.sum(dim=1, keepdim=True),
         **F32_TRACE,
     )

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from losses.attribute import attribute_loss
 from losses.itc import contrastive_loss, identity_targets, itc_loss
-from losses.itm import itm_loss, prd_loss
-from losses.mae import mae_loss, patchify, unpatchify
-from losses.mlm import mlm_loss, mrtd_loss
-from models.queue import FeatureQueue
-from losses.mae import kept_patches
+from losses.itm import itm_loss
+from losses.mae import kept_patches, mae_loss, patchify, unpatchify
 from losses.masking import MaskDraws, apply_mask
-from losses.mrtd import apply_replacement, places_of_words
+from losses.mlm import mlm_loss
+from losses.mrtd import apply_replacement, mrtd_loss, places_of_words
 from losses.negatives import negative_weights
+from losses.prd import prd_loss
+from models.queue import FeatureQueue
 from tests.helpers.vectors import load_case
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6, check_dtype=False)

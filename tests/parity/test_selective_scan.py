@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.selective_scan import cpu, selective_scan
-from models.selective_scan.build import Kernel, load_kernels
+from models.selective_scan.compiler import Kernel, load_kernels
 from tests.helpers.paths import VECTORS
 from tests.helpers.vectors import load_case, starting_with
 

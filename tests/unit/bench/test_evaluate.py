@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from bench import evaluate, rerank_memory, rerank_runs
-from bench.rerank_cases import NARROW, Case, captions, matching_model, people_of, random_gallery
-from bench.rerank_runs import Agreement, Measured, Run, agreement, faults, run_ours, run_plain, time_in_turns
+from bench.rerank_cases import NARROW, RerankCase, captions, matching_model, people_of, random_gallery
+from bench.rerank_runs import Agreement, Measured, RerankRun, agreement, faults, run_ours, run_plain, time_in_turns
 from evaluation.metrics import measure_queries, percentages
 
 INF = float("inf")
@@ -35,9 +35,9 @@ def test_faults(agreements, r1, auto, expected):
 
 
 def test_agreement_is_of_the_pairs_that_ours_scored():
-    plain = Run(torch.tensor([[3.0, 2.0, 1.0]]), 1.0)
-    assert agreement("fp32", Run(torch.tensor([[2.5, 2.0, -INF]]), 1.0), plain) == ("fp32", 2, 0.5, True)
-    assert agreement("bf16", Run(torch.tensor([[2.0, 2.5, -INF]]), 1.0), plain) == ("bf16", 2, 1.0, False)
+    plain = RerankRun(torch.tensor([[3.0, 2.0, 1.0]]), 1.0)
+    assert agreement("fp32", RerankRun(torch.tensor([[2.5, 2.0, -INF]]), 1.0), plain) == ("fp32", 2, 0.5, True)
+    assert agreement("bf16", RerankRun(torch.tensor([[2.0, 2.5, -INF]]), 1.0), plain) == ("bf16", 2, 1.0, False)
 
 
 def test_people_make_the_scores_rank_like_a_trained_model():
@@ -52,7 +52,7 @@ def test_turns_score_all_pairs_once_and_both_as_in_one_go():
     """Three captions in three turns of the plain loop, five images in three turns of ours."""
     model, case = matching_model(NARROW, CPU), random_gallery(8, 5)
     timed = time_in_turns(model, case, 6, plain_queries=3, images=5)
-    first = Case(case.tokens, case.texts[:3], case.similarity[:3])
+    first = RerankCase(case.tokens, case.texts[:3], case.similarity[:3])
     torch.testing.assert_close(timed["plain"].run.scores, run_plain(model, first, 6).scores, rtol=0, atol=1e-6)
     whole = run_ours(model, case, 6, "fp32").scores.clone()
     whole[:, 5:] = -INF
@@ -66,8 +66,10 @@ def test_every_timed_run_is_warmed_up(monkeypatch):
     """Also in the precision that auto picks, whichever it is."""
     model, case, calls = matching_model(NARROW, CPU), random_gallery(8, 5), []
     monkeypatch.setattr(rerank_runs, "best_precision", lambda _: "bf16")
-    monkeypatch.setattr(rerank_runs, "run_plain", lambda *_: calls.append("plain") or Run(torch.zeros(1, 8), 1.0))
-    monkeypatch.setattr(rerank_runs, "run_ours", lambda *args: calls.append(args[3]) or Run(torch.zeros(16, 8), 1.0))
+    monkeypatch.setattr(rerank_runs, "run_plain", lambda *_: calls.append("plain") or RerankRun(torch.zeros(1, 8), 1.0))
+    monkeypatch.setattr(
+        rerank_runs, "run_ours", lambda *args: calls.append(args[3]) or RerankRun(torch.zeros(16, 8), 1.0)
+    )
     time_in_turns(model, case, 6, plain_queries=2, images=2)
     assert calls == ["plain", "fp32", "bf16"] * 3
 

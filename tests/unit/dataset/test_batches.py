@@ -2,12 +2,13 @@
 
 import torch
 
-from dataset.batches import CaptionBatch, ImageBatch, Tokens, TrainBatch, collate, to_device
+from dataset.batches import CaptionBatch, ImageBatch, TrainBatch, collate, to_device
+from dataset.texts import Texts
 
 
 def tokens(*ids, attributes=None):
     input_ids = torch.tensor(ids)
-    return Tokens(input_ids, torch.ones_like(input_ids), torch.tensor(attributes or [0] * len(ids)))
+    return Texts(input_ids, torch.ones_like(input_ids), torch.tensor(attributes or [0] * len(ids)))
 
 
 def train_sample(number, text_1, text_2):
@@ -32,7 +33,7 @@ def test_texts_are_padded_to_the_longest_of_their_own_field():
 def test_shapes_and_types_of_a_training_batch():
     batch = collate([train_sample(number, tokens(101), tokens(101, 3)) for number in range(3)])
     assert isinstance(batch, TrainBatch)
-    assert isinstance(batch.text_2, Tokens)
+    assert isinstance(batch.text_2, Texts)
     assert batch.image_1.shape == batch.image_2.shape == (3, 3, 4, 2)
     assert batch.image_1.dtype == torch.uint8
     assert batch.image_2[:, 0, 0, 0].tolist() == [1, 2, 3]
@@ -61,7 +62,7 @@ def test_to_device_reaches_every_tensor_but_the_counts():
     batch = collate([train_sample(1, tokens(101), tokens(101))])
     moved = to_device(batch, "meta")
     assert isinstance(moved, TrainBatch)
-    assert isinstance(moved.text_2, Tokens)
+    assert isinstance(moved.text_2, Texts)
     assert {tensor.device.type for tensor in (*moved[:2], *moved.text_1[:3], *moved.text_2[:3], *moved[4:])} == {"meta"}
     assert {tensor.device.type for tensor in (*moved.text_1[3:], *moved.text_2[3:])} == {"cpu"}
     assert moved.image_1.shape == batch.image_1.shape

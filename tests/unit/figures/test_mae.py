@@ -7,8 +7,7 @@ from PIL import Image
 
 from figures.__main__ import main
 from figures.mae import HIDDEN_GREY, Rebuilt, draw_rebuilt, rebuild
-from losses.mae import patchify
-from models.sampling import KeptPatches
+from losses.mae import KeptPatches, patchify
 from tests.helpers.saved_models import save_random_model
 from tests.helpers.tiny_models import tiny_model
 from utils.errors import UserError

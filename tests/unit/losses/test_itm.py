@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from losses.itm import itm_loss, prd_loss
+from losses.itm import itm_loss
+from losses.prd import prd_loss
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from losses.mlm import mlm_loss, mrtd_loss
+from losses.mlm import mlm_loss
+from losses.mrtd import mrtd_loss
 
 
 @pytest.fixture(autouse=True)

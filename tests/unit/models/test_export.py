@@ -7,12 +7,13 @@ import torch
 from transformers import BertTokenizer
 
 from models import export
-from models.build import build_model
 from models.onnx_export import ALLOWED_DEVIATION, export_onnx
 from models.pretrained_model import PretrainedPersonSearch
-from models.selective_scan.reference import selective_scan_reference
+from models.selective_scan.directions import Direction, Scan
+from models.selective_scan.reference import scan_reference
 from models.weights import initialise
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.steps import build_learner
 from tests.helpers.tiny_models import published_system, tiny_model
 from training.checkpoint import save_checkpoint
 from utils.config import load_config
@@ -34,7 +35,7 @@ def run(tmp_path):
     """A trained model, and its checkpoint with momentum copies and a queue beside it as a run writes them."""
     config = load_config(REPOSITORY / "configs/debug.yaml", TINY)
     torch.manual_seed(3)
-    model = build_model(config).eval()
+    model = build_learner(config).model.eval()
     content = {"model": model.state_dict(), "momentum_encoder": model.image_encoder.state_dict(), "queue": {}}
     save_checkpoint({**content, "config": config.as_dict()}, tmp_path / "last.pth")
     return model, tmp_path / "last.pth"
@@ -75,7 +76,9 @@ def test_folder_holds_the_tokenizer(run, tmp_path):
 def test_folder_is_a_checkpoint_too(run, tmp_path):
     model, checkpoint = run
     export.main([str(checkpoint), str(tmp_path / "out")])
-    other = build_model(load_config(REPOSITORY / "configs/debug.yaml", [*TINY, "dataset.image_size=[32, 32]"])).eval()
+    other = build_learner(
+        load_config(REPOSITORY / "configs/debug.yaml", [*TINY, "dataset.image_size=[32, 32]"])
+    ).model.eval()
     report = initialise(other, tmp_path / "out")
     assert report.kind == "ours"
     assert sorted(report.resized) == ["decoder.pos_embed", "image_encoder.pos_embed"]
@@ -101,7 +104,7 @@ dataset: {{max_words: 20}}
 """)
     export.main([str(tmp_path / "rasa.pth"), str(tmp_path / "out"), "--config", str(tmp_path / "rasa.yaml")])
     loaded = PretrainedPersonSearch.from_pretrained(tmp_path / "out")
-    assert loaded.decoder is None
+    assert "decoder" not in loaded.heads
     assert torch.equal(loaded.prd_head.weight, donor.prd_head.weight)
     assert loaded.pixel_mean.flatten().tolist() == pytest.approx([0.48145466, 0.4578275, 0.40821073])
 
@@ -109,15 +112,14 @@ dataset: {{max_words: 20}}
 @pytest.mark.parametrize("reverse", [False, True])
 def test_scan_for_onnx(reverse):
     pytest.importorskip("onnxscript")
-    from models.onnx_scan import selective_scan_onnx
+    from models.onnx_scan import scan_onnx
 
     torch.manual_seed(0)
-    u, delta, z = (torch.randn(2, 6, 9) for _ in range(3))
-    b, c = torch.randn(2, 1, 4, 9), torch.randn(2, 1, 4, 9)
-    arguments = (u, delta, -torch.rand(6, 4), b, c, torch.randn(6), z, torch.randn(6), True, reverse)
-    torch.testing.assert_close(
-        selective_scan_onnx(*arguments), selective_scan_reference(*arguments), rtol=1e-5, atol=1e-5
-    )
+    u, delta, z = (torch.randn(2, 9, 6) for _ in range(3))
+    b, c = torch.randn(2, 1, 9, 4), torch.randn(2, 1, 9, 4)
+    direction = Direction(u, delta, -torch.rand(6, 4), b, c, torch.randn(6), torch.randn(6), reverse)
+    scan = Scan((direction,), z, delta_softplus=True, log_A=False, scale=1.0)
+    torch.testing.assert_close(scan_onnx(scan), scan_reference(scan), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -6,9 +6,11 @@ from torch.nn import functional as F
 
 from models.mamba_mixer import BidirectionalMambaMixer
 from models.selective_scan import bidirectional, cpu_conv
-from models.selective_scan.bidirectional import Direction, conv_silu, scan_both
+from models.selective_scan.bidirectional import DirectionWeights, conv_silu
 from models.selective_scan.cpu_conv import can_convolve, conv_silu_cpu
-from tests.unit.models.selective_scan.test_selective_scan import needs_kernel
+from models.selective_scan.directions import Scan
+from models.selective_scan.interface import scan_directions
+from tests.helpers.scans import make_scan, needs_kernel
 
 CHUNK = 16  # of cpu_tiles.h; lengths around it and below the number of taps are the edges
 
@@ -23,7 +25,7 @@ def conv(request, monkeypatch):
 
     def run(x, weight, bias, weight_b, bias_b):
         unused = [torch.empty(0)] * 5
-        return conv_silu(x, Direction(weight, bias, *unused), Direction(weight_b, bias_b, *unused))
+        return conv_silu(x, DirectionWeights(weight, bias, *unused), DirectionWeights(weight_b, bias_b, *unused))
 
     return run
 
@@ -83,73 +85,64 @@ def test_the_convolution_is_registered_as_torch_compile_needs_it():
 # ---- both scans ----
 
 
-def scan_inputs(batch=2, length=CHUNK + 3, dim=12, state=5, dtype=torch.float32):
-    """Arguments of scan_both; a list has an entry per direction."""
-    torch.manual_seed(0)
-    sequences = {name: [torch.randn(batch, length, dim, dtype=dtype) for _ in range(2)] for name in ("u", "delta")}
-    small = {name: [torch.randn(batch, length, state, dtype=dtype) for _ in range(2)] for name in ("B", "C")}
-    A_log = [torch.randn(dim, state, dtype=dtype) for _ in range(2)]
-    channels = {name: [torch.randn(dim, dtype=dtype) for _ in range(2)] for name in ("D", "delta_bias")}
-    inputs = {**sequences, "A_log": A_log, **small, **channels, "z": [torch.randn(batch, length, dim, dtype=dtype)]}
-    for each in (x for some in inputs.values() for x in some):
-        each.requires_grad_()
-    return inputs
-
-
-def scan_results(inputs, backend, **options):
-    tensors = [x for some in inputs.values() for x in some]
-    out = scan_both(**(inputs | {"z": inputs["z"][0]}), backend=backend, **options)
+def scan_results(scan: Scan, backend: str):
+    out = scan_directions(scan, backend)
     weights = torch.linspace(-1, 1, out.numel()).view(out.shape).to(out)
-    return [out.detach(), *torch.autograd.grad(out, tensors, weights)]
+    return [out.detach(), *torch.autograd.grad(out, scan.tensors, weights)]
+
+
+def in_float64(scan: Scan) -> Scan:
+    def exact(x):
+        return x.detach().double().requires_grad_()
+
+    directions = (each._make([*map(exact, each[:-1]), each.reverse]) for each in scan.directions)
+    return scan._replace(directions=tuple(directions), z=exact(scan.z))
 
 
 @needs_kernel
 @pytest.mark.parametrize(("batch", "length", "dim"), [(1, 1, 3), (2, CHUNK, 8), (3, CHUNK + 3, 12), (2, 65, 40)])
 def test_both_directions_and_all_gradients(batch, length, dim):
     """float32, within 1e-5 of the largest element of each."""
-    inputs = scan_inputs(batch, length, dim)
-    pairs = zip(scan_results(inputs, "cpu", scale=0.5), scan_results(inputs, "reference", scale=0.5), strict=True)
-    for ours, reference in pairs:
+    scan = make_scan(batch, length, dim, scale=0.5)
+    for ours, reference in zip(scan_results(scan, "cpu"), scan_results(scan, "reference"), strict=True):
         assert (ours - reference).abs().max() <= 1e-5 * reference.abs().max()
 
 
 @needs_kernel
 def test_both_directions_without_gradients_give_the_same():
-    inputs = scan_inputs()
+    scan = make_scan()
     with torch.no_grad():
-        out = scan_both(**(inputs | {"z": inputs["z"][0]}), backend="cpu")
-    assert torch.equal(out, scan_results(inputs, "cpu")[0])
+        out = scan_directions(scan, "cpu")
+    assert torch.equal(out, scan_results(scan, "cpu")[0])
 
 
 @needs_kernel
 def test_both_directions_of_bfloat16():
     """Computed in float32; rounded are the results and the sum before the gate: 2^-7 of the largest element."""
-    inputs = scan_inputs(dtype=torch.bfloat16)
-    exact = {name: [x.detach().double().requires_grad_() for x in some] for name, some in inputs.items()}
-    pairs = zip(scan_results(inputs, "cpu", scale=0.5), scan_results(exact, "reference", scale=0.5), strict=True)
-    for ours, reference in pairs:
+    scan = make_scan(scale=0.5, dtype=torch.bfloat16)
+    exact = scan_results(in_float64(scan), "reference")
+    for ours, reference in zip(scan_results(scan, "cpu"), exact, strict=True):
         assert ours.dtype == torch.bfloat16
         assert (ours - reference).abs().max() <= 2**-7 * reference.abs().max()
 
 
 @needs_kernel
 def test_an_empty_batch_has_zero_gradients():
-    results = scan_results(scan_inputs(batch=0), "cpu")
+    results = scan_results(make_scan(batch=0), "cpu")
     assert results[0].shape == (0, CHUNK + 3, 12)
     assert not any(x.any() for x in results)
 
 
 @needs_kernel
 def test_both_directions_are_registered_as_torch_compile_needs_it():
-    inputs = scan_inputs()
+    scan = make_scan(scale=0.5)
 
-    def scan(z):
-        return scan_both(**(inputs | {"z": z}), scale=0.5, backend="cpu")
+    def gated(z):
+        return scan_directions(scan._replace(z=z), "cpu")
 
-    z = inputs["z"][0]
-    compiled = torch.compile(scan, fullgraph=True, backend="aot_eager")(z)
-    assert torch.equal(compiled, scan(z))
-    assert torch.equal(*(torch.autograd.grad(each.sum(), z)[0] for each in (compiled, scan(z))))
+    compiled = torch.compile(gated, fullgraph=True, backend="aot_eager")(scan.z)
+    assert torch.equal(compiled, gated(scan.z))
+    assert torch.equal(*(torch.autograd.grad(each.sum(), scan.z)[0] for each in (compiled, gated(scan.z))))
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])

@@ -5,6 +5,7 @@ import torch
 
 from models.build import build_model
 from models.momentum import COPIED, MomentumEncoder
+from tests.helpers.steps import build_learner
 from utils.errors import UserError
 
 DROPOUT = (
@@ -59,7 +60,7 @@ def test_without_dropout_even_where_training_is_asked_for(debug_config):
 
 
 def test_frozen_parts_are_neither_trained_nor_followed(debug_config):
-    model = build_model(debug_config("init.freeze=[text_encoder.bert.embeddings.word_embeddings, vision_proj]"))
+    model = build_learner(debug_config("init.freeze=[text_encoder.bert.embeddings.word_embeddings, vision_proj]")).model
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {"text_encoder.bert.embeddings.word_embeddings.weight", "vision_proj.weight", "vision_proj.bias"}
     copy = MomentumEncoder(model, momentum=0.5)
@@ -73,4 +74,4 @@ def test_frozen_parts_are_neither_trained_nor_followed(debug_config):
 
 def test_freezing_what_is_not_there(debug_config):
     with pytest.raises(UserError, match=r"init\.freeze: the model has no part 'text'"):
-        build_model(debug_config("init.freeze=[text]"))
+        build_learner(debug_config("init.freeze=[text]"))

@@ -6,14 +6,15 @@ import re
 import pytest
 import torch
 
-import models.targets
-from dataset.batches import Tokens, to_device
-from dataset.tokenizer import load_tokenizer
-from models.build import build_model, build_momentum_encoder, build_queue, step_settings
+import dataset.texts
+from dataset.batches import to_device
+from dataset.texts import Texts
+from models.build import build_model, build_momentum_encoder
 from models.person_search import TEMPERATURE_RANGE
-from models.targets import prepare_step
-from train import compute_losses, train_step
+from tests.helpers.gradients import draws_by_content
+from tests.helpers.steps import build_learner
 from training.state import build_state
+from training.step import train_step
 
 VIT = ("model.image_encoder.type=vit", "model.image_encoder.num_heads=4")
 # A bias of the keys adds the same number to all of a query's scores, which the softmax takes out again.
@@ -28,17 +29,12 @@ def model(debug_config):
 
 
 def total_loss(config, batch):
-    """Model in float64 and the weighted sum of all its losses, with every task on."""
+    """Model in float64 and the weighted sum of all its losses, with every objective on."""
     torch.manual_seed(0)
-    model = build_model(config).double()
-    settings = step_settings(config, load_tokenizer(config.model.text_encoder.name))
-    assert settings.tasks == {"itc", "itm", "prd", "mlm", "mrtd", "mae", "attribute"}
-    momentum_encoder, queue = build_momentum_encoder(model, config), build_queue(config).double()
-    images = model.normalize(batch.image_1), model.normalize(batch.image_2)
-    inputs, targets = prepare_step(*images, batch, momentum_encoder, settings)
-    losses = compute_losses(model(inputs), inputs, targets, batch, queue, model.temperature, 0.4, settings)
-    assert losses.keys() == settings.tasks
-    return model, sum(vars(config.losses.weights)[key] * loss for key, loss in losses.items())
+    learner = build_learner(config, torch.float64)
+    losses = learner.losses(learner.prepare(batch))
+    assert losses.keys() == {"itc", "itm", "prd", "mlm", "mrtd", "mae", "attribute"}
+    return learner.model, sum(config.losses.weights[key] * loss for key, loss in losses.items())
 
 
 @pytest.mark.parametrize("settings", [(), VIT, ("model.text_encoder.full_cross_attention=false",)])
@@ -57,10 +53,11 @@ def test_every_parameter_gets_a_gradient_from_the_total_loss(debug_config, batch
 
 
 def test_numbers_known_beforehand_change_no_loss_and_no_gradient(debug_config, batch, monkeypatch):
-    config = debug_config("losses.cross_modal_share=0.5")
-    counted, counted_loss = total_loss(config, batch)
-    monkeypatch.setattr(models.targets, "COUNTING_IS_FREE", frozenset())  # as on a GPU
-    told, told_loss = total_loss(config, batch)
+    config = debug_config("losses.cross_modal_share=0.5", "losses.mlm_probability=0.4")  # as draws_by_content has it
+    with draws_by_content():  # more places draw more numbers, so that later draws would be others
+        counted, counted_loss = total_loss(config, batch)
+        monkeypatch.setattr(dataset.texts, "COUNTING_IS_FREE", frozenset())  # as on a GPU
+        told, told_loss = total_loss(config, batch)
     counted_loss.backward()
     told_loss.backward()
     torch.testing.assert_close(told_loss, counted_loss, rtol=1e-12, atol=0)
@@ -71,15 +68,13 @@ def test_numbers_known_beforehand_change_no_loss_and_no_gradient(debug_config, b
 @pytest.mark.gpu
 def test_a_step_never_waits_for_the_gpu(debug_config, batch):
     config, device = debug_config("train.precision=bf16"), torch.device("cuda")
-    tokenizer = load_tokenizer(config.model.text_encoder.name)
-    model = build_model(config).to(device)
-    momentum_encoder, queue = build_momentum_encoder(model, config), build_queue(config).to(device)
+    model, objectives, momentum_encoder, queue = (part.to(device) for part in build_learner(config))
     state = build_state(model, momentum_encoder, queue, config, total_steps=9, filled=[])
-    batch, settings = to_device(batch, device), step_settings(config, tokenizer)
-    train_step(state, model, batch, 0.4, config, settings)  # compiles kernels, which waits
+    batch = to_device(batch, device)
+    train_step(state, objectives, batch, 0.4, config)  # compiles kernels, which waits
     torch.cuda.set_sync_debug_mode("error")
     try:
-        losses = train_step(state, model, batch, 0.4, config, settings)
+        losses = train_step(state, objectives, batch, 0.4, config)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(losses["total"])
@@ -91,8 +86,8 @@ def test_no_gradient_reaches_the_momentum_encoders(debug_config):
     assert not any(parameter.requires_grad for parameter in momentum_encoder.parameters())
 
 
-def padded(text: Tokens, places: int) -> Tokens:
-    return Tokens(*(torch.nn.functional.pad(field, (0, places)) for field in text[:3]))
+def padded(text: Texts, places: int) -> Texts:
+    return Texts(*(torch.nn.functional.pad(field, (0, places)) for field in text[:3]))
 
 
 def test_padding_changes_no_embedding_and_no_score(model, batch):
@@ -132,9 +127,11 @@ def test_pixels_are_normalised_as_the_image_encoder_wants(debug_config):
         assert float(model.normalize(pixels)[0, 0]) == pytest.approx(-mean / std, rel=1e-6)
 
 
-def test_heads_of_tasks_that_are_off_are_left_out(debug_config):
-    model = build_model(debug_config(), tasks=frozenset({"itc", "itm"}))
-    assert (model.prd_head, model.mrtd_head, model.decoder) == (None, None, None)
+def test_heads_of_objectives_are_left_out_of_a_model_for_search(model):
+    assert model.heads == ()
+    assert not {"prd_head", "mrtd_head", "decoder"} & dict(model.named_children()).keys()
+    with pytest.raises(ValueError, match="built without prd_head; it has no heads"):
+        model.head("prd_head")
 
 
 @pytest.mark.parametrize(("value", "kept"), [(-1.0, TEMPERATURE_RANGE[0]), (0.1, 0.1), (7.0, TEMPERATURE_RANGE[1])])

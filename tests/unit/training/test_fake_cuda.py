@@ -18,18 +18,18 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-import models.targets
+import dataset.texts
 from dataset.batches import to_device
-from dataset.tokenizer import load_tokenizer
 from evaluation import token_store
 from evaluation.rerank import rerank
 from evaluation.token_store import TokenStore
-from models.build import build_model, build_momentum_encoder, build_queue, step_settings
+from models.build import build_momentum_encoder
 from models.selective_scan import interface, triton_scan
 from tests.helpers.reranking import NUM_IMAGES, random_captions, random_similarity
+from tests.helpers.steps import build_learner
 from tests.helpers.tiny_models import tiny_model
-from train import train_step
 from training.state import build_state
+from training.step import train_step
 from utils.precision import autocast
 
 CUDA = torch.device("cuda", 0)
@@ -97,7 +97,9 @@ def state_of(model, queue, config):
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # as torch does when it copies one
 def test_a_step_but_for_its_backward_pass(debug_config, batch, gpu, monkeypatch):
     config = debug_config("train.precision=bf16")
-    model, queue = on_gpu(build_model(config)), on_gpu(build_queue(config))
+    learner = build_learner(config)
+    objectives, queue = on_gpu(learner.objectives), on_gpu(learner.queue)
+    model = objectives.model
     state = state_of(model, queue, config)
 
     def backward(loss):  # autograd's engine wants a real GPU; test_the_backward_pass_reads_no_number stands in
@@ -106,13 +108,13 @@ def test_a_step_but_for_its_backward_pass(debug_config, batch, gpu, monkeypatch)
             parameter.grad = torch.zeros_like(parameter)
 
     monkeypatch.setattr(FakeTensor, "backward", backward)
-    batch, settings = to_device(batch, CUDA), step_settings(config, load_tokenizer(config.model.text_encoder.name))
+    batch = to_device(batch, CUDA)
     for _ in range(2):
         gpu.copied.clear()
-        losses = train_step(state, model, batch, 0.4, config, settings)
+        losses = train_step(state, objectives, batch, 0.4, config)
     assert gpu.copied == []
     assert set(interface._CHOSEN.values()) == {"triton"}
-    assert losses.keys() == settings.tasks | {"total"}
+    assert losses.keys() == {*objectives.keys, "total"}
     assert all(loss.device == CUDA for loss in losses.values())
 
 
@@ -134,12 +136,11 @@ def test_the_backward_pass_reads_no_number(debug_config, batch, monkeypatch):
             backward(loss)
 
     monkeypatch.setattr(Tensor, "backward", watched)
-    monkeypatch.setattr(models.targets, "COUNTING_IS_FREE", frozenset())  # as on a GPU
+    monkeypatch.setattr(dataset.texts, "COUNTING_IS_FREE", frozenset())  # as on a GPU
     config = debug_config("losses.cross_modal_share=0.5")
-    model, queue = build_model(config), build_queue(config)
-    settings = step_settings(config, load_tokenizer(config.model.text_encoder.name))
-    losses = train_step(state_of(model, queue, config), model, batch, 0.4, config, settings)
-    assert losses.keys() == settings.tasks | {"total"}
+    model, objectives, _, queue = build_learner(config)
+    losses = train_step(state_of(model, queue, config), objectives, batch, 0.4, config)
+    assert losses.keys() == {*objectives.keys, "total"}
     with pytest.raises(AssertionError):
         watched(losses["total"], backward=Tensor.item)
 

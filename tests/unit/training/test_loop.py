@@ -6,11 +6,18 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from dataset.batches import Tokens
+from dataset.texts import Texts
+from losses import OBJECTIVES
+from losses.mlm import MaskedWords
+from losses.mrtd import ReplacedTokens
+from losses.objective import Lesson
+from tests.helpers.heads import SETTINGS
 from tests.helpers.tiny_models import BERT, tiny_model
-from training import loop as train_loop
-from training.loop import LossReader, TrainingBar, alpha_at, hours, shares_of, split
+from training import progress
+from training.loop import alpha_at, hours
 from training.parallel import checkpoint_activations, layers_of
+from training.progress import LossReader, TrainingBar
+from training.step import shares_of, split
 
 
 def test_losses_are_summed_and_one_that_is_not_finite_names_its_step():
@@ -24,36 +31,40 @@ def test_losses_are_summed_and_one_that_is_not_finite_names_its_step():
         reader.read(2, {"itc": torch.tensor(2.0), "total": torch.tensor(float("nan"))})
 
 
+THREE = [OBJECTIVES[key](SETTINGS) for key in ("itc", "mlm", "mrtd")]
+
+
 class Pair(NamedTuple):
     image: torch.Tensor
-    text: Tokens
+    text: Texts
 
 
 def test_a_batch_in_parts_keeps_its_kinds_and_order():
     rows = torch.arange(12).view(6, 2)
-    parts = split(Pair(rows, Tokens(rows, rows + 1, rows + 2)), 3)
-    assert [type(part.text) for part in parts] == [Tokens] * 3
+    parts = split(Pair(rows, Texts(rows, rows + 1, rows + 2)), 3)
+    assert [type(part.text) for part in parts] == [Texts] * 3
     assert torch.equal(torch.cat([part.text.attribute_ids for part in parts]), rows + 2)
     assert all(part.image.shape == (2, 2) for part in parts)
 
 
-class Labels(NamedTuple):
-    mlm_labels: torch.Tensor | None
-    mrtd_labels: torch.Tensor | None
+def lesson(mlm: torch.Tensor, mrtd: torch.Tensor) -> Lesson:
+    """With these labels, and nothing else that shares depend on."""
+    prepared = {"itc": None, "mlm": MaskedWords(mlm, mlm, mlm, mlm), "mrtd": ReplacedTokens(mrtd, mrtd)}
+    return Lesson(batch=None, pairs=None, image=None, momentum=None, prepared=prepared)
 
 
 def test_parts_count_by_their_words_or_their_pairs():
     mrtd = torch.tensor([[1, 0, -100], [0, -100, -100]])
-    shares = shares_of([Labels(torch.arange(1), mrtd), Labels(torch.arange(3), torch.full((2, 3), -100))])
+    shares = shares_of([lesson(torch.arange(1), mrtd), lesson(torch.arange(3), torch.full((2, 3), -100))], THREE)
     assert [float(share["mlm"]) for share in shares] == [0.25, 0.75]
     assert [float(share["mrtd"]) for share in shares] == [1, 0]
     assert [share["itc"] for share in shares] == [0.5, 0.5]
 
 
 def test_one_part_counts_exactly_once_and_nothing_to_predict_is_no_error():
-    (share,) = shares_of([Labels(torch.arange(7), None)])
+    (share,) = shares_of([lesson(torch.arange(7), torch.zeros(1, 2))], THREE)
     assert share["mlm"] == share["itc"] == share["mrtd"] == 1
-    (share,) = shares_of([Labels(torch.arange(0), torch.full((2, 3), -100))])
+    (share,) = shares_of([lesson(torch.arange(0), torch.full((2, 3), -100))], THREE)
     assert share["mlm"] == share["mrtd"] == 0
 
 
@@ -105,7 +116,7 @@ def test_soft_targets_rise_over_the_first_epoch():
 
 
 def test_losses_are_averaged_over_the_processes(monkeypatch):
-    monkeypatch.setattr(train_loop, "mean", lambda own: (own + torch.tensor([5.0, 7.0])) / 2)  # of two
+    monkeypatch.setattr(progress, "mean", lambda own: (own + torch.tensor([5.0, 7.0])) / 2)  # of two
     reader = LossReader({})
     reader.read(1, {"mlm": torch.tensor(1.0), "total": torch.tensor(2.0)})
     assert reader.losses == {"mlm": 3.0, "total": 4.5}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.build import build_model
 from tests.helpers.paths import VECTORS
+from tests.helpers.steps import build_learner
 from training.optimizer import build_schedule, learning_rates, parameter_groups
 
 PUBLISHED = json.loads((VECTORS / "optim" / "optim.json").read_text())["cases"]
@@ -25,7 +25,7 @@ def groups_by_name(model, filled=()):
 
 
 def test_no_decay_for_vectors_states_and_positions(debug_config):
-    model = build_model(debug_config())
+    model = build_learner(debug_config()).model
     for name, group in groups_by_name(model).items():
         parameter = model.get_parameter(name)
         exempt = parameter.ndim < 2 or name.endswith(NOT_DECAYED_HERE)
@@ -38,7 +38,7 @@ def test_no_decay_for_vectors_states_and_positions(debug_config):
 
 
 def test_what_a_checkpoint_filled_trains_at_lr_all_else_at_lr_new(debug_config):
-    model = build_model(debug_config())
+    model = build_learner(debug_config()).model
     filled = [name for name, _ in model.named_parameters() if name.startswith("image_encoder.")]
     for name, group in groups_by_name(model, filled).items():
         assert (group["name"], group["lr"]) == (("lr", 1.0) if name in filled else ("lr_new", 10.0))

@@ -96,7 +96,7 @@ def test_the_demos_twin_differs_in_the_kind_of_image_encoder_alone():
 def test_published_settings(name, image_size, mask_ratio, max_words, momentum, temperature, weight_decay, weights):
     config = load_config(CONFIGS / f"{name}.yaml")
     order = ("itc", "itm", "mlm", "prd", "mrtd", "mae", "attribute")
-    assert tuple(getattr(config.losses.weights, key) for key in order) == weights
+    assert tuple(config.losses.weights[key] for key in order) == weights
     assert config.dataset.image_size == (image_size, image_size)
     assert (config.model.mask_ratio, config.dataset.max_words) == (mask_ratio, max_words)
     assert (config.model.momentum, config.model.temperature) == (momentum, temperature)

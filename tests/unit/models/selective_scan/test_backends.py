@@ -14,10 +14,7 @@ from torch import Tensor
 from models.mamba_mixer import BidirectionalMambaMixer
 from models.selective_scan import __main__ as doctor
 from models.selective_scan import interface, mamba_ssm, numba_scan, selective_scan, self_test
-from models.selective_scan.bidirectional import bidirectional_mamba
-from models.selective_scan.reference import selective_scan_reference
-from tests.unit.models.selective_scan.test_selective_scan import make_inputs, needs_numba
-from tests.unit.models.selective_scan.test_triton_scan import directions_of, make_mixer, mixer_results
+from tests.helpers.scans import make_inputs, make_mixer, mixer_results, needs_numba, results_by_name
 
 
 def published_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False) -> Tensor:  # type: ignore[no-untyped-def]
@@ -25,7 +22,7 @@ def published_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_sof
     assert all(x is None or x.dtype == torch.float32 for x in (A, D, delta_bias))
     assert all(x is None or x.dtype == u.dtype for x in (delta, B, C, z))
     assert B.ndim == C.ndim == 4
-    return selective_scan_reference(u, delta, A, B, C, D, z, delta_bias, delta_softplus, False)
+    return selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, backend="reference")
 
 
 @pytest.fixture
@@ -47,10 +44,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def results(inputs: dict[str, Tensor], **options: Any) -> list[Tensor]:
-    inputs = {name: x.detach().requires_grad_() for name, x in inputs.items()}
-    out = selective_scan(**inputs, **options)
-    weights = torch.linspace(-1, 1, out.numel()).view(out.shape).to(out)
-    return [out.detach(), *torch.autograd.grad(out, list(inputs.values()), weights)]
+    return list(results_by_name(inputs, **options).values())
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -87,10 +81,8 @@ def test_mamba_ssm_scans_both_directions_in_one_call(install):
     calls.clear()
     tokens = torch.randn(2, 6, 10, generator=torch.Generator().manual_seed(0)).requires_grad_()
     mixer = make_mixer()
-    want = mixer_results(mixer, mixer(tokens), tokens)
-    x, z = mixer.in_proj(tokens).chunk(2, dim=-1)
-    both = bidirectional_mamba(x, z, *directions_of(mixer), scale=0.5, backend="mamba-ssm")
-    got = mixer_results(mixer, mixer.out_proj(both), tokens)
+    want = mixer_results(mixer, tokens)
+    got = mixer_results(mixer, tokens, "mamba-ssm")
     assert calls == [(2, 40, 6)]
     for name, value in want.items():
         torch.testing.assert_close(
@@ -240,13 +232,12 @@ def test_a_whole_mixer_on_a_gpu(backend, dtype):
         pytest.skip(reason)
     tokens = torch.randn(3, 197, 96, generator=torch.Generator().manual_seed(0))
     exact, exact_tokens = make_mixer(96, 16).double(), tokens.double().requires_grad_()
-    want = mixer_results(exact, exact(exact_tokens), exact_tokens)
+    want = mixer_results(exact, exact_tokens)
     mixer, tokens = make_mixer(96, 16).cuda(), tokens.cuda().requires_grad_()
     assert isinstance(mixer, BidirectionalMambaMixer)
     with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        x, z = mixer.in_proj(tokens).chunk(2, dim=-1)
-        out = mixer.out_proj(bidirectional_mamba(x, z, *directions_of(mixer), scale=0.5, backend=backend))
+        got = mixer_results(mixer, tokens, backend)
     tolerance = 1e-3 if dtype == torch.float32 else 5e-2
-    for name, x in mixer_results(mixer, out, tokens).items():
+    for name, x in got.items():
         deviation = (x.cpu().double() - want[name]).norm() / want[name].norm()
         assert deviation < tolerance, name

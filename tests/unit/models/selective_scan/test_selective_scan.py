@@ -7,44 +7,22 @@ import torch
 from torch import Tensor
 
 from bench.plain_scan import plain_scan
-from models.selective_scan import build, cpu, interface, numba_scan, selective_scan
+from models.selective_scan import compiler, cpu, interface, numba_scan, selective_scan
+from models.selective_scan.custom_operator import _flat
+from tests.helpers.scans import make_inputs, make_scan, needs_kernel, needs_numba
 
-needs_kernel = pytest.mark.skipif(
-    cpu.obstacle("cpu", torch.float32, 16) is not None, reason="the CPU kernel cannot be built here"
-)
-needs_numba = pytest.mark.skipif(
-    numba_scan.obstacle("cpu", torch.float32, 16) is not None, reason="numba is not installed"
-)
 each_backend = pytest.mark.parametrize(
     "backend", ["reference", pytest.param("cpu", marks=needs_kernel), pytest.param("numba", marks=needs_numba)]
 )
-
-
-def make_inputs(
-    batch: int = 2, dim: int = 6, length: int = 5, state: int = 3, dtype: torch.dtype = torch.float32
-) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shapes = {
-        "u": (batch, dim, length),
-        "delta": (batch, dim, length),
-        "A": (dim, state),
-        "B": (batch, state, length),
-        "C": (batch, state, length),
-        "D": (dim,),
-        "z": (batch, dim, length),
-        "delta_bias": (dim,),
-    }
-    inputs = {name: torch.randn(shape, generator=generator, dtype=dtype) for name, shape in shapes.items()}
-    return inputs | {"A": -inputs["A"].exp()}
 
 
 @pytest.fixture
 def fresh_choice(monkeypatch: pytest.MonkeyPatch):
     """No kernel loaded yet and nothing chosen yet, for the length of a test."""
     monkeypatch.setattr(interface, "_CHOSEN", {})
-    build.load_kernels.cache_clear()
+    compiler.load_kernels.cache_clear()
     yield
-    build.load_kernels.cache_clear()
+    compiler.load_kernels.cache_clear()
 
 
 @each_backend
@@ -160,14 +138,13 @@ def test_mixed_dtypes_are_computed_in_float32(u, delta, z):
 
 @needs_kernel
 def test_custom_operators_are_registered_properly():
-    inputs = {name: x.requires_grad_() for name, x in make_inputs(length=18).items()}
-    u, delta, A, B, C, D, z, bias = inputs.values()
-    B, C = (x.detach()[:, None].requires_grad_() for x in (B, C))
     for directions, reverse in ((1, True), (2, False)):
-        lists = [[x] * directions for x in (u, delta, A, B, C, D, bias)]
+        scan = make_scan(length=18, directions=directions, scale=0.5)
+        first = scan.directions[0]._replace(reverse=reverse)
+        tensors, options = _flat(scan._replace(directions=(first, *scan.directions[1:]), log_A=False))
         torch.library.opcheck(
             torch.ops.mamba_tbps.selective_scan.default,
-            (*lists, z, True, reverse, 0.5, True),
+            (True, tensors, *options),
             test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
         )
 
@@ -262,10 +239,10 @@ def test_an_unusable_cache_folder_is_an_obstacle(monkeypatch, tmp_path, fresh_ch
 @needs_kernel
 def test_kernel_is_built_once_and_found_again(monkeypatch, tmp_path, caplog, fresh_choice):
     monkeypatch.setenv("MAMBA_TBPS_CACHE", str(tmp_path))
-    monkeypatch.setattr(build, "FLAGS", ["-std=gnu11", "-O0", "-fPIC", "-Wno-psabi"])  # quick to build
+    monkeypatch.setattr(compiler, "FLAGS", ["-std=gnu11", "-O0", "-fPIC", "-Wno-psabi"])  # quick to build
     with caplog.at_level(logging.INFO):
-        build.load_kernels()
-        build.load_kernels.cache_clear()
-        build.load_kernels()
+        compiler.load_kernels()
+        compiler.load_kernels.cache_clear()
+        compiler.load_kernels()
     assert len(list(tmp_path.iterdir())) == 1
     assert [r.message.split(" in ")[0] for r in caplog.records] == ["built the CPU kernel"]

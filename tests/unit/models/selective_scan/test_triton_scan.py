@@ -17,10 +17,10 @@ import torch
 from packaging.version import Version
 from torch import Tensor
 
-from models.mamba_mixer import BidirectionalMambaMixer
 from models.selective_scan import bidirectional, selective_scan, triton_scan, triton_tiles
-from models.selective_scan.bidirectional import Direction, bidirectional_mamba
+from models.selective_scan.custom_operator import _flat
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.scans import make_mixer, make_scan, mixer_results, results_by_name
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -84,12 +84,7 @@ def make_inputs(
 
 
 def run(inputs: dict[str, Tensor], backend: str, **options: Any) -> dict[str, Tensor]:
-    """Output and gradients by every input, of a loss that weights the output by place."""
-    inputs = {name: x.detach().requires_grad_() for name, x in inputs.items()}
-    out = selective_scan(**inputs, backend=backend, **{"delta_softplus": True} | options)
-    weights = torch.linspace(-1, 1, out.numel()).view(out.shape).to(out)
-    grads = torch.autograd.grad(out, list(inputs.values()), weights)
-    return {"out": out.detach(), **dict(zip(inputs, grads, strict=True))}
+    return results_by_name(inputs, backend=backend, **{"delta_softplus": True} | options)
 
 
 def assert_same(got: dict[str, Tensor], want: dict[str, Tensor], rtol: float = 1e-4, atol: float = 1e-5) -> None:
@@ -189,50 +184,13 @@ def test_empty_batch_has_gradients():
 
 @on_kernels
 def test_operators_have_right_fakes_and_gradients():
-    inputs = {name: x.to(DEVICE).requires_grad_() for name, x in make_inputs(dim=3, length=2).items()}
-    u, delta, z = (inputs[name].transpose(1, 2) for name in ("u", "delta", "z"))
-    B, C = (inputs[name].transpose(2, 3) for name in ("B", "C"))
-    lists = [[u], [delta], [inputs["A"]], [B], [C], [inputs["D"]], [inputs["delta_bias"]]]
+    tensors, options = _flat(make_scan(1, 2, 3, 4, directions=1))
+    tensors = [x.detach().to(DEVICE).requires_grad_() for x in tensors]
     torch.library.opcheck(
         torch.ops.mamba_tbps.triton_scan.default,
-        (*lists, z, True, False, False, 1.0, True),
+        (True, tensors, *options),
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )
-
-
-def make_mixer(width: int = 10, state: int = 4) -> BidirectionalMambaMixer:
-    torch.manual_seed(0)
-    mixer = BidirectionalMambaMixer(width, d_state=state, scan_backend="reference")
-    with torch.no_grad():
-        for name, parameter in mixer.named_parameters():
-            if not name.startswith("A"):
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return mixer
-
-
-def directions_of(mixer: BidirectionalMambaMixer) -> tuple[Direction, Direction]:
-    forward = (mixer.conv1d, mixer.x_proj, mixer.dt_proj, mixer.A_log, mixer.D)
-    backward = (mixer.conv1d_b, mixer.x_proj_b, mixer.dt_proj_b, mixer.A_b_log, mixer.D_b)
-    first, second = (
-        Direction(conv.weight, conv.bias, x_proj.weight, dt_proj.weight, dt_proj.bias, A_log, D)
-        for conv, x_proj, dt_proj, A_log, D in (forward, backward)
-    )
-    return first, second
-
-
-def fused_mixer(mixer: BidirectionalMambaMixer, tokens: Tensor) -> Tensor:
-    """The mixer's result by way of bidirectional_mamba."""
-    x, z = mixer.in_proj(tokens).chunk(2, dim=-1)
-    return mixer.out_proj(bidirectional_mamba(x, z, *directions_of(mixer), scale=0.5, backend="triton"))
-
-
-def mixer_results(mixer: BidirectionalMambaMixer, out: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-    named = {"tokens": tokens, **dict(mixer.named_parameters())}
-    weights = torch.linspace(-1, 1, out.numel()).view(out.shape).to(out)
-    return {
-        "out": out.detach(),
-        **dict(zip(named, torch.autograd.grad(out, list(named.values()), weights), strict=True)),
-    }
 
 
 @on_kernels
@@ -240,9 +198,9 @@ def mixer_results(mixer: BidirectionalMambaMixer, out: Tensor, tokens: Tensor) -
 def test_a_whole_mixer_and_the_gradients_of_its_parameters(length):
     tokens = torch.randn(2, length, 6, generator=torch.Generator().manual_seed(0))
     exact, exact_tokens = make_mixer(6).double(), tokens.double().requires_grad_()
-    want = mixer_results(exact, exact(exact_tokens), exact_tokens)
+    want = mixer_results(exact, exact_tokens)
     mixer, tokens = make_mixer(6).to(DEVICE), tokens.to(DEVICE).requires_grad_()
-    assert_same(mixer_results(mixer, fused_mixer(mixer, tokens), tokens), want)
+    assert_same(mixer_results(mixer, tokens, "triton"), want)
 
 
 def test_obstacles(monkeypatch):

@@ -5,13 +5,13 @@ import torch
 
 from dataset.run_loaders import train_loader_of
 from dataset.tokenizer import load_tokenizer
-from models.build import build_model, build_momentum_encoder, build_queue, step_settings
-from models.targets import prepare_step
-from train import compute_losses
+from losses import OBJECTIVES
+from models.build import build_model
+from tests.helpers.steps import build_learner
 from utils.distributed import start
 from utils.errors import UserError
 
-TASKS = ("itc", "itm", "prd", "mlm", "mrtd", "mae", "attribute")
+TASKS = tuple(OBJECTIVES)
 VIT = ("model.image_encoder.type=vit", "model.image_encoder.num_heads=4")
 UPPER_LAYERS = ("model.text_encoder.full_cross_attention=false",)
 CASES = [
@@ -35,19 +35,15 @@ def batch(debug_config, tokenizer):
 
 
 @pytest.mark.parametrize(("tasks", "changes"), CASES)
-def test_what_is_trained_gets_a_gradient_and_nothing_else(debug_config, tokenizer, batch, tasks, changes):
+def test_what_is_trained_gets_a_gradient_and_nothing_else(debug_config, batch, tasks, changes):
     """Else DDP would wait for a gradient that never comes."""
     weights = [f"losses.weights.{key}={int(key in tasks)}" for key in TASKS]
     config = debug_config(*changes, *weights)
-    model = build_model(config)
+    learner = build_learner(config)
+    model = learner.model
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     model.requires_grad_(True)
-    settings = step_settings(config, tokenizer)
-    images = model.normalize(batch.image_1), model.normalize(batch.image_2)
-    inputs, targets = prepare_step(*images, batch, build_momentum_encoder(model, config), settings)
-    losses = compute_losses(
-        model(inputs), inputs, targets, batch, build_queue(config), model.temperature, 0.4, settings
-    )
+    losses = learner.losses(learner.prepare(batch))
     assert losses.keys() == tasks
     torch.stack(list(losses.values())).sum().backward()
     assert trained == {name for name, parameter in model.named_parameters() if parameter.grad is not None}

@@ -3,16 +3,10 @@
 import pytest
 import torch
 
-from models.sampling import (
-    apply_replacement,
-    draw_kept_patches,
-    draw_negatives,
-    kept_patches,
-    mask_tokens,
-    negative_weights,
-    places_of_words,
-    replaced_tokens,
-)
+from losses.mae import draw_kept_patches, kept_patches
+from losses.masking import mask_tokens
+from losses.mrtd import apply_replacement, places_of_words, replaced_tokens
+from losses.negatives import draw_negatives, negative_weights
 
 CLS, MASK, VOCAB = 2, 4, 1000
 

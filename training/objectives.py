@@ -1,0 +1,106 @@
+"""The objectives of a run over one model, and what of the model they train.
+
+A newcomer's way through a step: `training.lessons` (before the online passes), `training.passes` (the passes that all
+objectives share), and then one file of losses/ for each loss.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from dataset.batches import TrainBatch
+from losses import OBJECTIVES
+from losses.objective import Embeddings, Lesson, Objective, ObjectiveSettings, Step
+from models.build import build_model
+from models.momentum import MomentumEncoder
+from models.person_search import PersonSearchModel
+from models.queue import FeatureQueue
+from training.lessons import prepare_lesson
+from training.passes import run_passes
+from utils.config import Config
+from utils.errors import UserError
+
+
+class Objectives(nn.Module):
+    """The online model with its objectives: losses = objectives(lesson, candidates, queue, alpha).
+
+    share: of a batch's pairs, the first ones, that all objectives but itc see.
+    """
+
+    def __init__(self, model: PersonSearchModel, objectives: Sequence[Objective], *, share: float = 1.0) -> None:
+        super().__init__()
+        self.model, self.objectives, self.share = model, tuple(objectives), share
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(objective.key for objective in self.objectives)
+
+    def prepare(self, batch: TrainBatch, momentum_encoder: MomentumEncoder) -> Lesson:
+        """Draws and momentum targets of a part of a batch, without a gradient."""
+        num_pairs = math.ceil(len(batch.person_id) * self.share)
+        return prepare_lesson(batch, num_pairs, self.model, momentum_encoder, self.objectives)
+
+    def forward(self, lesson: Lesson, candidates: Embeddings, queue: FeatureQueue, alpha: float) -> dict[str, Tensor]:
+        """The shared passes, then a scalar loss by key.
+
+        Args:
+            candidates: momentum embeddings of the whole batch of all processes, which itc compares with.
+            alpha: weight of the momentum encoder's soft targets, in [0, 1].
+        """
+        step = Step(self.model, lesson, run_passes(self.model, lesson, self.objectives), candidates, queue, alpha)
+        return {each.key: each.loss(step, lesson.prepared[each.key]) for each in self.objectives}
+
+
+def build_objectives(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[Objective]:
+    """The objectives that have a weight, in the order of `losses.OBJECTIVES`."""
+    settings = ObjectiveSettings(
+        vocab_size=len(tokenizer),
+        mask_id=tokenizer.mask_token_id,
+        cls_id=tokenizer.cls_token_id,
+        mlm_probability=config.losses.mlm_probability,
+        mrtd_mask_probability=config.losses.mrtd_mask_probability,
+        mask_ratio=config.model.mask_ratio,
+        patch_size=config.model.image_encoder.patch_size,
+    )
+    weights = config.losses.weights
+    return [kind(settings) for key, kind in OBJECTIVES.items() if weights.get(key, 0) > 0]
+
+
+def build_trained_model(config: Config, objectives: Sequence[Objective]) -> PersonSearchModel:
+    """The online model with the heads of its objectives; parts that none of them trains get no gradient.
+
+    Raises: UserError where init.freeze names what the model does not have.
+    """
+
+    def heads(text_width: int, decoder: nn.Module) -> dict[str, nn.Module]:
+        return {name: head for each in objectives for name, head in each.heads(text_width, decoder).items()}
+
+    model = build_model(config, heads)
+    freeze(model, config.init.freeze)
+    freeze(model, unreached_parts(model, objectives))  # DDP waits for the gradient of every parameter in training
+    return model
+
+
+def freeze(model: nn.Module, names: Collection[str]) -> None:
+    """Take the parameters of the parts in names (or these parameters) out of training: they stay as initialised."""
+    for name in names:
+        found = [own for key, own in model.named_parameters() if key == name or key.startswith(f"{name}.")]
+        if not found:
+            raise UserError(f"init.freeze: the model has no part {name!r}; name a module, e.g. text_encoder")
+        for parameter in found:
+            parameter.requires_grad_(False)
+
+
+def unreached_parts(model: PersonSearchModel, objectives: Sequence[Objective]) -> list[str]:
+    """Parts of the model that no objective sends a gradient to."""
+    reached = {part for objective in objectives for part in objective.reaches}
+    optional = ("vision_proj", "text_proj", "temperature", "itm_head", "text_encoder.cls")
+    parts = [part for part in optional if part not in reached]
+    if not any(objective.sees_pairs or objective.has_rows for objective in objectives):  # text mode alone
+        text = model.text_encoder
+        layers = [f"text_encoder.bert.encoder.layer.{number}" for number in range(text.sizes.num_hidden_layers)]
+        parts += [f"{layer}.crossattention" for layer in layers[text.first_cross : text.fusion_layer]]
+        parts += layers[text.fusion_layer :]
+    return parts

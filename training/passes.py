@@ -1,0 +1,98 @@
+"""The online passes that all objectives share: one of the images, one of the texts, one cross-modal pass.
+
+B pairs, n of them for all objectives but itc, I images, K image tokens, L tokens, D width, E embedding.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dataset.texts import Places, TextRows, Texts, join_rows, join_texts
+from losses.negatives import Negatives, draw_negatives
+from losses.objective import Lesson, Objective, Passes
+from models.person_search import PersonSearchModel
+from models.text_encoder import TextFeatures
+
+
+def run_passes(model: PersonSearchModel, lesson: Lesson, objectives: Sequence[Objective]) -> Passes:
+    """What the online model makes of a lesson, for the objectives that are on."""
+    num_pairs = len(lesson.pairs.person_id)
+    image_features, image_embedding = model.encode_image(lesson.image)
+    text_features = _text_mode(model, lesson, objectives)
+    text_embedding = model.embed_text(text_features)
+    negatives = _draw_negatives(model, lesson, image_embedding, text_embedding).first(num_pairs)
+    own = lesson.pairs.text_2
+    pair_texts = join_texts([own, lesson.batch.text_2.chosen(negatives.text_index), own])
+    pair_hidden, own_hidden = _cross_modal(model, lesson, objectives, image_features.tokens, negatives, pair_texts)
+    return Passes(
+        image_embedding=image_embedding,
+        text_embedding=text_embedding,
+        text_tokens=text_features.tokens[:num_pairs],
+        negatives=negatives,
+        pair_texts=pair_texts,
+        pair_hidden=pair_hidden,
+        pair_class=None if pair_hidden is None else pair_hidden[:, 0],
+        own_hidden=own_hidden,
+    )
+
+
+def _text_mode(model: PersonSearchModel, lesson: Lesson, objectives: Sequence[Objective]) -> TextFeatures:
+    """Of the weak positives: [CLS] of all, and every token of the first n where an objective reads them."""
+    text, pairs = lesson.batch.text_2, lesson.pairs.text_2
+    wanted = text.class_tokens()
+    if any(objective.reads_text for objective in objectives):
+        num_pairs, all_of_them = len(pairs.input_ids), pairs.tokens()
+        at_most = None if all_of_them.at_most is None else all_of_them.at_most + len(text.input_ids) - num_pairs
+        wanted = Places(torch.cat([all_of_them.mask, wanted.mask[num_pairs:]]), at_most)
+    return model.text_encoder(text.input_ids, text.attention_mask, at_most=text.tokens().at_most, wanted=wanted)
+
+
+@torch.no_grad()
+def _draw_negatives(
+    model: PersonSearchModel, lesson: Lesson, image_embedding: Tensor, text_embedding: Tensor
+) -> Negatives:
+    momentum = lesson.momentum
+    # Without autocast: products in bf16, divided by a temperature near 0.05, would be off by several hundredths.
+    with torch.autocast(image_embedding.device.type, enabled=False):
+        logits_i2t = image_embedding.float() @ momentum.text.float().T / model.temperature
+        logits_t2i = text_embedding.float() @ momentum.image.float().T / model.temperature
+    return draw_negatives(logits_i2t, logits_t2i, momentum.person_id)
+
+
+def _cross_modal(
+    model: PersonSearchModel,
+    lesson: Lesson,
+    objectives: Sequence[Objective],
+    image_tokens: Tensor,
+    negatives: Negatives,
+    pair_texts: Texts,
+) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """One pass over the rows of all objectives: hidden states of the 3n pairs (3n, L, D), and of the others by key.
+
+    Rows go with their own images, but for the last n of the pairs, the texts with a wrong image.
+    """
+    n = len(lesson.pairs.person_id)
+    rows = {each.key: each.rows(lesson.pairs, lesson.prepared[each.key]) for each in objectives if each.has_rows}
+    wrong_image, parts = None, list(rows.values())
+    if any(objective.sees_pairs for objective in objectives):
+        parts.append(_pair_rows(pair_texts, with_chunks=any(objective.sees_chunks for objective in objectives)))
+        wrong_image = negatives.image_index
+        if 2 * n < len(image_tokens):  # only these images are looked at: no keys and values for others
+            image_tokens = torch.cat([image_tokens[:n], image_tokens[wrong_image]])
+            wrong_image = n + torch.arange(n, device=image_tokens.device)
+    else:
+        image_tokens = image_tokens[:n]
+    if not parts:
+        return None, {}
+    ids, tokens, wanted = join_rows(parts)
+    hidden = model.text_encoder.cross_modal(
+        ids, tokens.mask, image_tokens, wrong_image, own_images=n, at_most=tokens.at_most, wanted=wanted
+    ).split([len(part.input_ids) for part in parts])
+    own = {key: states[:, : part.input_ids.shape[1]] for (key, part), states in zip(rows.items(), hidden, strict=False)}
+    return (hidden[-1] if len(parts) > len(rows) else None), own
+
+
+def _pair_rows(texts: Texts, *, with_chunks: bool) -> TextRows:
+    wanted = texts.class_and_chunk_tokens() if with_chunks else texts.class_tokens()
+    return TextRows(texts.input_ids, texts.tokens(), wanted)

@@ -1,0 +1,97 @@
+"""One optimiser step."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from dataset.batches import TrainBatch
+from losses.objective import Embeddings, Lesson, Objective
+from training.parallel import averaging, mixed_parameters, unwrapped
+from training.state import TrainState
+from utils.config import Config
+from utils.distributed import gather, mean
+from utils.precision import autocast
+
+T = TypeVar("T")
+
+
+def train_step(
+    state: TrainState, online: nn.Module, batch: TrainBatch, alpha: float, config: Config
+) -> dict[str, Tensor]:
+    """One optimiser step, over train.accumulate parts of the batch one after the other.
+
+    Args:
+        online: `training.objectives.Objectives`, or DDP around it.
+        alpha: weight of the momentum encoder's soft targets, in [0, 1].
+    Returns: detached scalar losses by key, with their weighted sum as "total"; averaged over the processes they are
+    those of the whole batch (`shares_of`).
+    """
+    objectives, device, precision = unwrapped(online), batch.person_id.device, config.train.precision
+    with autocast(device, precision):
+        lessons = [objectives.prepare(part, state.momentum_encoder) for part in split(batch, config.train.accumulate)]
+    candidates = gather_embeddings([lesson.momentum for lesson in lessons])
+    state.optimizer.zero_grad(set_to_none=True)
+    sums: dict[str, Tensor] = {}
+    for lesson, share in zip(lessons, shares_of(lessons, objectives.objectives), strict=True):
+        with averaging(online, now=lesson is lessons[-1]):
+            with autocast(device, precision):
+                losses = online(lesson, candidates, state.queue, alpha)
+            losses = {key: share[key] * loss for key, loss in losses.items()}
+            weights = config.losses.weights
+            losses["total"] = torch.stack([weights[key] * loss for key, loss in losses.items()]).sum()
+            state.scaler.scale(losses["total"]).backward()
+        sums = {key: sums.get(key, 0) + loss.detach() for key, loss in losses.items()}
+    with mixed_parameters(state.model):
+        if config.optimizer.clip_norm is not None:
+            state.scaler.unscale_(state.optimizer)
+            torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.clip_norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.schedule.step()
+        state.model.clamp_temperature()
+        state.momentum_encoder.update(state.model)
+    state.queue.push(candidates.image, candidates.text, candidates.person_id)
+    state.step += 1
+    state.batch += 1
+    return sums
+
+
+def split(batch: T, parts: int) -> list[T]:
+    """Cut a named tuple of tensors (B, ...), however nested, into `parts` of B / parts rows; None stays None."""
+    if batch is None:
+        return [None] * parts  # type: ignore[list-item]
+    if isinstance(batch, Tensor):
+        return list(batch.chunk(parts))  # type: ignore[arg-type, return-value]
+    fields = zip(*(split(field, parts) for field in batch), strict=True)  # type: ignore[attr-defined]
+    return [type(batch)(*field) for field in fields]
+
+
+def gather_embeddings(parts: Sequence[Embeddings]) -> Embeddings:
+    """Momentum embeddings of the whole batch: of all parts, and of all processes."""
+    image, text, person_id = (gather(torch.cat(fields)) for fields in zip(*parts, strict=True))
+    return Embeddings(image, text, person_id)
+
+
+def shares_of(lessons: Sequence[Lesson], objectives: Sequence[Objective]) -> list[dict[str, float | Tensor]]:
+    """The factors of each part's losses. Summed over the parts and averaged over the processes, the losses are then
+
+    - for mlm and mrtd, the mean over the words of the whole batch of all processes. A part has its own number of words.
+    - for itc, prd and mae, the mean over the pairs. Each part has as many.
+    - for itm and attribute, the mean of the parts' means. itm averages over the positives and the negatives that could
+      be drawn, attribute over those of them that have chunks, and their number differs from part to part. Since a part
+      draws its negatives from its own pairs, no weights would make these two the losses of the whole batch.
+    """
+    shares: list[dict[str, float | Tensor]] = [
+        dict.fromkeys((each.key for each in objectives), 1 / len(lessons)) for _ in lessons
+    ]
+    for each in objectives:
+        numbers = [each.num_averaged(lesson.prepared[each.key]) for lesson in lessons]
+        counted = [number for number in numbers if number is not None]
+        if counted:
+            words = torch.stack(counted).float()  # (parts,)
+            of_a_process = mean(words.sum()).clamp(min=torch.finfo(torch.float32).tiny)
+            for share, part in zip(shares, words / of_a_process, strict=True):
+                share[each.key] = part
+    return shares
