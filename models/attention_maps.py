@@ -1,8 +1,8 @@
 """Where in an image the cross-modal encoder looks for each word of a caption. L tokens, N patches, K = 1 + N.
 
 Grad-CAM on cross-attention as in ALBEF (arXiv:2107.07651, section 6.3): the attention probabilities of one layer times
-the gradient of the matching logit by them, positive part, mean over heads. What raises the score stays; what a word
-looks at without effect, or against the match, becomes 0.
+the gradient of the matching logit with respect to them, positive part, mean over heads. Attention that raises the score
+stays; attention that has no effect or lowers the score becomes 0.
 """
 
 import threading
@@ -19,17 +19,17 @@ from utils.errors import UserError
 
 
 class CrossAttention(NamedTuple):
-    """Attention of one layer for one text-image pair, and what it means to the score."""
+    """Attention of one layer for one text-image pair, and its effect on the score."""
 
     logit: Tensor  # (), the matching logit of the pair
-    probabilities: Tensor  # (heads, L, K), the class token's column first, rows sum to 1
-    gradient: Tensor  # (heads, L, K) of the logit by each probability
+    probabilities: Tensor  # (heads, L, K), the column of the class token first; rows sum to 1
+    gradient: Tensor  # (heads, L, K), of the logit with respect to each probability
 
 
 def word_attention(model: PersonSearchModel, image: Tensor, input_ids: Tensor, layer: int | None = None) -> Tensor:
-    """Map of every token over the patches: (L, rows, columns), >= 0, in raster order; [CLS] is token 0.
+    """Map each token to the patches: (L, rows, columns), >= 0, in raster order; [CLS] is token 0.
 
-    Maps of one caption have one unit and may be compared with each other; another caption's or layer's may not.
+    The maps of one caption share a unit and can be compared; maps of different captions or layers cannot.
 
     Args:
         image: (1, 3, H, W), normalised. input_ids: (L,), [CLS] first, without padding.
@@ -48,9 +48,9 @@ def word_attention(model: PersonSearchModel, image: Tensor, input_ids: Tensor, l
 
 
 def default_layer(model: PersonSearchModel) -> int:
-    """The layer two thirds up (8 of 12, the one that ALBEF shows), or the nearest one that has maps of words.
+    """Return the layer two thirds up (8 of 12, as ALBEF shows), or the nearest one that has maps of words.
 
-    Raises: UserError if the model has none: cross-attention in the last layer only.
+    Raises: UserError if no layer has maps, because only the last one has cross-attention.
     """
     usable = _usable_layers(model)
     if not usable:
@@ -63,16 +63,16 @@ def default_layer(model: PersonSearchModel) -> int:
 
 
 def cross_attention(model: PersonSearchModel, image_tokens: Tensor, input_ids: Tensor, layer: int) -> CrossAttention:
-    """Attention of one layer and the gradient of the matching logit; the model and its gradients stay as they are.
+    """Return the attention of one layer and the gradient of the matching logit. The model stays as it is.
 
     Args:
-        image_tokens: (1, K, D) as the image encoder gives them; input_ids: (L,).
+        image_tokens: (1, K, D), from the image encoder. input_ids: (L,).
     Raises: UserError if the layer does not exist, has no cross-attention, or is the last one.
     """
     _check_layer(model, layer)
     sublayer: Any = model.text_encoder.bert.encoder.layer[layer].crossattention
     with torch.inference_mode(False), torch.enable_grad(), _evaluating(model):
-        image_tokens, input_ids = image_tokens.clone(), input_ids.clone()  # what inference mode made has no gradient
+        image_tokens, input_ids = image_tokens.clone(), input_ids.clone()  # those of inference mode have no gradient
         with _explicit(sublayer, image_tokens[0]) as seen:
             logit = model.match(input_ids[None], torch.ones_like(input_ids[None]), image_tokens)[0]
         (probabilities,) = seen
@@ -82,10 +82,10 @@ def cross_attention(model: PersonSearchModel, image_tokens: Tensor, input_ids: T
 
 @contextmanager
 def _explicit(sublayer: Attention, image_tokens: Tensor) -> Iterator[list[Tensor]]:
-    """Within it, the cross-attention of one caption is computed with its probabilities, which land in the list.
+    """Compute the cross-attention of one caption explicitly, and collect its probabilities in the yielded list.
 
-    What fused attention returned is replaced on its way to the output projection, so that the rest of the pass is the
-    model's own. image_tokens (K, D). Other threads that use the model meanwhile get what they would have got.
+    A hook replaces the result of fused attention before the output projection, so the rest of the pass is the model's
+    own. image_tokens: (K, D). Other threads that use the model meanwhile are not affected.
     """
     seen: list[Tensor] = []
     caller, attention = threading.get_ident(), sublayer.self
@@ -112,7 +112,7 @@ def _explicit(sublayer: Attention, image_tokens: Tensor) -> Iterator[list[Tensor
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout; touches nothing where the model is in evaluation mode already."""
+    """Switch to evaluation mode (no dropout) and back. Does nothing if the model is in it already."""
     was_training = model.training
     if was_training:
         model.eval()
@@ -124,7 +124,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _usable_layers(model: PersonSearchModel) -> list[int]:
-    """Layers with cross-attention but the last: there, no word but [CLS] reaches the matching head any more."""
+    """Return the layers with cross-attention except the last, whose [CLS] alone reaches the matching head."""
     layers = model.text_encoder.bert.encoder.layer
     return [number for number, layer in enumerate(layers[:-1]) if hasattr(layer, "crossattention")]
 

@@ -1,4 +1,4 @@
-"""Long lists of parameter names, written so that a person can read them."""
+"""Long lists of parameter names in a form that people can read."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,9 @@ GROUPS = 12
 
 
 def abbreviated(names: Sequence[str]) -> str:
-    """A few names as they are, many as groups with counts: "text_encoder_m.* (210), queue_ptr".
+    """List a few names in full and many as groups with counts: "text_encoder_m.* (210), queue_ptr".
 
-    Numbers of layers within a group are written as a range: "layer.0-5.crossattention.* (60)".
+    Layer numbers within a group become a range: "layer.0-5.crossattention.* (60)".
     """
     if len(names) <= SHOWN_IN_FULL:
         return ", ".join(names)
@@ -21,7 +21,7 @@ def abbreviated(names: Sequence[str]) -> str:
 
 
 def _group(members: list[list[str]]) -> str:
-    """Names of one module: the parts that all of them share, numbers counting as equal, and how many they are."""
+    """Abbreviate the names of one module: the parts that all share (all numbers count as equal), and the count."""
     if len(members) == 1:
         return ".".join(members[0])
     shared = []
@@ -33,7 +33,7 @@ def _group(members: list[list[str]]) -> str:
 
 
 def _column(values: list[str]) -> str:
-    """One part of several names that share a pattern: the word, or the numbers 0-5 or 0,2,7."""
+    """Abbreviate one part of several names that share a pattern: the word, or numbers such as 0-5 or 0,2,7."""
     if len(values) == 1:
         return values[0]
     numbers = sorted(int(value) for value in values)

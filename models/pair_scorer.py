@@ -2,13 +2,13 @@
 
 P pairs, L tokens of a text, T tokens of several texts one after another, D text width, I images, K image tokens.
 
-- What no image can change is computed once per text (`TextEncoder.before_images`), the keys and values of
-  cross-attention once per image and layer.
-- There is no padding: self-attention runs over texts of equal length together, cross-attention takes all the tokens
-  that look at one image as one long query, everything else sees T tokens.
-- The matching head reads [CLS] alone, so in the last layer the other tokens are keys and values only.
+- Each text is encoded once up to the first layer that sees an image (`TextEncoder.before_images`). The keys and values
+  of cross-attention are computed once per image and layer.
+- There is no padding. Self-attention runs over texts of equal length together, cross-attention takes all tokens that
+  attend to one image as one long query, and everything else sees T tokens.
+- The matching head reads only [CLS], so in the last layer the other tokens serve as keys and values alone.
 
-For inference: there is no dropout.
+For inference only: there is no dropout.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ from utils.memory import cut
 from utils.precision import product_dtype
 
 TOKENS_ENCODED_AT_A_TIME = 8192
-MOST_ROWS = 2**15  # of one call of attention; on a GPU they are blocks of a grid, whose number is limited
+MOST_ROWS = 2**15  # per call of attention; on a GPU, rows are blocks of a grid, whose number is limited
 
 
 class TextStates(NamedTuple):
-    """Texts as they are before they see an image."""
+    """Texts before they see an image."""
 
     tokens: Tensor  # (T, D), [CLS] of each text first; on the device
     start: Tensor  # (texts,) place of each [CLS]; on the CPU
@@ -36,7 +36,7 @@ class TextStates(NamedTuple):
 
 
 class PairScorer:
-    """Scores by the weights as they are now; to be made within the autocast, if any, that it is used in.
+    """Scores pairs with the current weights. Create it inside the same autocast, if any, in which it is used.
 
     Args:
         text_encoder: in evaluation mode.
@@ -52,9 +52,9 @@ class PairScorer:
         self.over_images = [_Joined(layer.crossattention.self, "key value", self.dtype) for layer in self.layers]
 
     def text_states(self, input_ids: Sequence[Tensor]) -> TextStates:
-        """Texts (L,) of different lengths, without padding."""
+        """Encode texts (L,) of different lengths, without padding, up to the first layer that sees an image."""
         length = torch.tensor([len(ids) for ids in input_ids])
-        by_length = length.argsort(stable=True)  # neighbours are of nearly one length: hardly any padding
+        by_length = length.argsort(stable=True)  # neighbours have nearly equal lengths, so there is hardly any padding
         tokens = []
         for rows in cut(length[by_length], TOKENS_ENCODED_AT_A_TIME):
             ids = pad_sequence([input_ids[row] for row in by_length[rows].tolist()], batch_first=True)
@@ -71,10 +71,10 @@ class PairScorer:
         return [joined(image_tokens) for joined in self.over_images]
 
     def scores(self, texts: TextStates, keys_values: list[Tensor], text_index: Tensor, image_index: Tensor) -> Tensor:
-        """Logit of "same person" of P pairs: (P,).
+        """Return the logit of "same person" for P pairs: (P,).
 
         Args:
-            keys_values: of I images, as from `keys_values`.
+            keys_values: of I images, from `keys_values`.
             text_index, image_index: (P,) rows of texts and of the I images, on the CPU.
         """
         # by length for self-attention, then by image, so that neighbours read the same keys
@@ -85,7 +85,7 @@ class PairScorer:
         class_token = _send(layout.start, self.device)
         for number, layer in enumerate(self.layers):
             is_last = number == len(self.layers) - 1
-            if number > 0:  # the first layer's self-attention is in the texts' states
+            if number > 0:  # the texts' states include the first layer's self-attention
                 hidden = self._attend_to_text(number, hidden, layout, class_token if is_last else None)
             elif is_last:
                 hidden = hidden[class_token]
@@ -96,7 +96,7 @@ class PairScorer:
         return torch.empty_like(scores).index_copy_(0, _send(order, self.device), scores)
 
     def _attend_to_text(self, number: int, hidden: Tensor, layout: "_Layout", class_token: Tensor | None) -> Tensor:
-        """Self-attention sublayer: (T, D) -> (T, D), or (P, D) where only the tokens in class_token (P,) are wanted."""
+        """Self-attention sublayer: (T, D) -> (T, D), or (P, D) if only the tokens in class_token (P,) are needed."""
         width = hidden.shape[1]
         if class_token is None:
             queries, keys_values = self.over_text[number](hidden).split([width, 2 * width], dim=1)
@@ -137,7 +137,7 @@ class PairScorer:
 
 
 class _Joined:
-    """Several projections of one input as one product; of their joined outputs, `part` picks a slice."""
+    """Several projections of one input as one product. `part` selects a slice of their joined outputs."""
 
     def __init__(self, attention: Any, names: str, dtype: torch.dtype) -> None:
         parts = [getattr(attention, name) for name in names.split()]
@@ -149,12 +149,12 @@ class _Joined:
 
 
 class _Groups(NamedTuple):
-    """n queries, sorted by the image that they look at."""
+    """n queries, grouped by the image to which they attend."""
 
     images: list[int]
     sizes: list[int]  # queries of each image
-    order: Tensor | None  # (n,) which query comes where; None = they are sorted as they stand
-    inverse: Tensor | None  # (n,) where each query came
+    order: Tensor | None  # (n,) the query at each position; None = they are already sorted
+    inverse: Tensor | None  # (n,) the position of each query
 
 
 class _Layout:
@@ -163,7 +163,7 @@ class _Layout:
     def __init__(self, length: Tensor, image_index: Tensor, device: torch.device) -> None:
         self.length, self.start, self.image_index, self.device = length, _starts(length), image_index, device
         lengths, count = length.unique_consecutive(return_counts=True)
-        self.runs = [  # texts of equal length: (how many, length)
+        self.runs = [  # texts of equal length: (number, length)
             (min(MOST_ROWS, rows - first), length)
             for rows, length in zip(count.tolist(), lengths.tolist(), strict=True)
             for first in range(0, rows, MOST_ROWS)
@@ -171,7 +171,7 @@ class _Layout:
         self.tokens_by_image = self._by_image(self.start, length)
 
     def pairs_by_image(self) -> _Groups:
-        """As tokens_by_image, where only [CLS] of each text is left."""
+        """The same as tokens_by_image, with only [CLS] of each text."""
         return self._by_image(torch.arange(len(self.length)), torch.ones_like(self.length))
 
     def _by_image(self, start: Tensor, length: Tensor) -> _Groups:
@@ -186,15 +186,15 @@ class _Layout:
 
 
 def _starts(length: Tensor) -> Tensor:
-    """Where each of several packed texts begins: (n,) -> (n,)."""
+    """Start of each of several packed texts: lengths (n,) -> (n,)."""
     return length.cumsum(0) - length
 
 
 def _ranges(start: Tensor, length: Tensor) -> Tensor:
-    """start[0], start[0] + 1, ..., length[0] of them, then those of start[1] ...: (n,), (n,) -> (length.sum(),)."""
+    """Concatenate the ranges start[i], start[i] + 1, ... of length[i] numbers: (n,), (n,) -> (length.sum(),)."""
     return (start - _starts(length)).repeat_interleave(length) + torch.arange(int(length.sum()))
 
 
 def _send(index: Tensor, device: torch.device) -> Tensor:
-    """To the device without waiting for it, so that it never runs out of work."""
+    """Send an index to the device without waiting for it, so that the device never runs out of work."""
     return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index

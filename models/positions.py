@@ -10,13 +10,13 @@ Grid = tuple[int, int]  # rows and columns of patches
 
 
 def resize_positions(rows: Tensor, grid: Grid, *, class_row_in_middle: bool, old_grid: Grid | None = None) -> Tensor:
-    """Interpolate a position embedding bicubically to a new grid of patches; the class token's row is only moved.
+    """Interpolate a position embedding bicubically to a new grid of patches. The class token's row only moves.
 
     Args:
         rows: (1, M+1, D).
-        grid: of the new patches.
-        class_row_in_middle: the class token's row is row M // 2 (Vim) instead of row 0 (ViT), before and after.
-        old_grid: of the M patches; None: the new one where M = N, else a square.
+        grid: the new grid.
+        class_row_in_middle: the class token's row is M // 2 (Vim) and not 0 (ViT), before and after.
+        old_grid: the grid of the M patches; None: the new grid if M = N, else a square.
     Returns: (1, N+1, D) with N = grid rows * grid columns.
     Raises: ValueError if the old grid is not given and M is neither N nor a square number.
     """
@@ -35,7 +35,7 @@ def resize_positions(rows: Tensor, grid: Grid, *, class_row_in_middle: bool, old
 
 
 def square_grid(num_patches: int) -> Grid:
-    """Raises: ValueError if there is no square of so many patches."""
+    """Return the square grid of that many patches. Raises: ValueError if there is none."""
     side = math.isqrt(num_patches)
     if side * side != num_patches:
         raise ValueError(

@@ -30,7 +30,7 @@ class PatchEmbed(nn.Module):
 
 
 class Block(nn.Module):
-    """Norm and mixer; the residual stream stays outside, in fp32."""
+    """Norm and mixer. The residual stream stays outside, in fp32."""
 
     def __init__(self, mixer: BidirectionalMambaMixer, norm: nn.Module) -> None:
         super().__init__()
@@ -38,17 +38,17 @@ class Block(nn.Module):
         self.norm = norm
 
     def forward(self, residual: Tensor) -> Tensor:
-        """The branch to be added to residual (B, L, D)."""
+        """Return the branch to add to residual (B, L, D)."""
         return self.mixer(self.norm(residual))
 
 
 class VisionMamba(nn.Module):
-    """Encode an image with `depth` bidirectional Mamba blocks. See `ImageEncoder` for what it offers.
+    """Encode an image with `depth` bidirectional Mamba blocks, behind the interface of `ImageEncoder`.
 
     Args:
-        image_size: (height, width) in px, multiples of patch_size; need not be square.
-        drop_path: probability of dropping the last layer's branch, rising linearly from 0 at the first.
-        norm_layer: of the blocks and of the end, called with the width.
+        image_size: (height, width) in px, multiples of patch_size; may be a rectangle.
+        drop_path: probability of dropping the branch of the last layer; it rises linearly from 0 at the first.
+        norm_layer: makes the norms of the blocks and the final one; called with the width.
     """
 
     def __init__(
@@ -80,44 +80,44 @@ class VisionMamba(nn.Module):
             )
             for _ in range(depth)
         )
-        # Vim attaches the drop to the next layer's input, which drops this same branch.
+        # Vim drops the input of the next layer, which is the same branch.
         self.drop_paths = nn.ModuleList(DropPath(float(rate)) for rate in torch.linspace(0, drop_path, depth))
         self.norm_f = norm_layer(width)
         self._init_weights()
 
     def forward(self, image: Tensor) -> ImageFeatures:
-        """Encode normalised images (B, 3, H, W). Raises ValueError if H, W is not image_size."""
+        """Encode normalised images (B, 3, H, W). Raises: ValueError if (H, W) is not image_size."""
         check_image_size(image, self.image_size)
         patches, class_token = self._embed(image)
         return self._encode(patches, class_token)
 
     def encode_masked(self, image: Tensor, kept: Tensor) -> ImageFeatures:
-        """Encode only the kept patches: kept (B, K), indices in raster order, as the scan depends on the order.
+        """Encode only the kept patches: kept (B, K), indices in raster order, since the scan depends on the order.
 
-        The class token goes to the middle of what is kept, with the position row it always has.
+        The class token goes to the middle of the kept patches, with its usual position row.
         """
         check_image_size(image, self.image_size)
         patches, class_token = self._embed(image)
         return self._encode(gather_patches(patches, kept), class_token)
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """All blocks and the last norm on a sequence (B, L, D) -> (B, L, D)."""
-        # fp64 only in tests; everywhere else the residual is fp32, whatever autocast makes of the branches
+        """Run all blocks and the final norm on a sequence (B, L, D) -> (B, L, D)."""
+        # fp64 only in tests; otherwise the residual is fp32, whatever dtype autocast gives the branches
         residual = tokens if tokens.dtype == torch.float64 else tokens.float()
         for layer, drop_path in zip(self.layers, self.drop_paths, strict=True):
             residual = residual + drop_path(layer(residual))
         return self.norm_f(residual)
 
     def resize_pos_embed(self, rows: Tensor, old_grid: Grid | None = None) -> Tensor:
-        """Fit the position embedding of a checkpoint (1, any, D) to this encoder's image size."""
+        """Resize the position embedding of a checkpoint (1, any, D) to this encoder's image size."""
         return resize_positions(rows, self.grid, class_row_in_middle=True, old_grid=old_grid)
 
     def _embed(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Patches (B, M, D) and class token (B, 1, D), both with their position rows."""
+        """Return patches (B, M, D) and class token (B, 1, D), with their position rows added."""
         patches = self.patch_embed(image)
         middle = self.num_patches // 2
         before, own, after = self.pos_embed.split([middle, 1, self.num_patches - middle], dim=1)
-        # shape[0], as len() would fix the batch size of an exported graph
+        # shape[0], because len() would fix the batch size of an exported graph
         class_token = (self.cls_token + own).expand(image.shape[0], -1, -1)
         return patches + torch.cat([before, after], dim=1), class_token
 
@@ -128,7 +128,7 @@ class VisionMamba(nn.Module):
         return ImageFeatures(tokens[:, middle], torch.cat([tokens[:, :middle], tokens[:, middle + 1 :]], dim=1))
 
     def _init_weights(self) -> None:
-        """As Vim: truncated normals for the embeddings, residual branches scaled down with the depth."""
+        """Initialise as Vim: truncated normals for the embeddings, residual branches scaled down with the depth."""
         for embedding in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(embedding, std=0.02)
         fan_in = self.patch_embed.proj.weight[0].numel()

@@ -1,7 +1,7 @@
 """The ViT baseline: timm's VisionTransformer behind the interface of `ImageEncoder`. B batch, N patches, D width.
 
-Source: ViT (arXiv:2010.11929) as ALBEF, RaSa and MARS use it: class token first, no head. Parameter names are timm's,
-which are also those of the published checkpoints.
+Source: ViT (arXiv:2010.11929) as used by ALBEF, RaSa and MARS: class token first, no head. Parameter names are timm's,
+which the published checkpoints use too.
 """
 
 import torch
@@ -13,7 +13,7 @@ from models.positions import Grid, resize_positions
 
 
 class VisionTransformer(TimmVisionTransformer):
-    """Encode an image with `depth` transformer blocks."""
+    """Encode an image with `depth` transformer blocks, behind the interface of `ImageEncoder`."""
 
     def __init__(
         self,
@@ -46,8 +46,8 @@ class VisionTransformer(TimmVisionTransformer):
     def grid(self) -> Grid:
         return self.patch_embed.grid_size
 
-    def forward(self, image: Tensor) -> ImageFeatures:  # type: ignore[override]  # ours is the interface of ImageEncoder
-        """Encode normalised images (B, 3, H, W). Raises ValueError if H, W is not image_size."""
+    def forward(self, image: Tensor) -> ImageFeatures:  # type: ignore[override]  # the interface of ImageEncoder
+        """Encode normalised images (B, 3, H, W). Raises: ValueError if (H, W) is not image_size."""
         check_image_size(image, self.image_size)
         return self._encode(self._embed(image))
 
@@ -57,14 +57,14 @@ class VisionTransformer(TimmVisionTransformer):
         return self._encode(gather_patches(self._embed(image), kept))
 
     def resize_pos_embed(self, rows: Tensor, old_grid: Grid | None = None) -> Tensor:
-        """Fit the position embedding of a checkpoint (1, any, D) to this encoder's image size."""
+        """Resize the position embedding of a checkpoint (1, any, D) to this encoder's image size."""
         return resize_positions(rows, self.grid, class_row_in_middle=False, old_grid=old_grid)
 
     def _embed(self, image: Tensor) -> Tensor:
         return self.patch_embed(image) + self._positions[:, 1:]  # (B, N, D)
 
     def _encode(self, patches: Tensor) -> ImageFeatures:
-        # shape[0], as len() would fix the batch size of an exported graph
+        # shape[0], because len() would fix the batch size of an exported graph
         assert self.cls_token is not None  # timm types it as optional
         class_token = (self.cls_token + self._positions[:, :1]).expand(patches.shape[0], -1, -1)
         tokens = torch.cat([class_token.to(patches.dtype), patches], dim=1)

@@ -1,8 +1,7 @@
-"""Start from stored weights: fill a model from checkpoints of any known kind, and report what each of them gave.
+"""Start from stored weights: fill a model from checkpoints of any known kind, and report what each one gave.
 
-Which kind a file is, is recognised from the names in it (models/checkpoint_kinds.py). What to take is decided for all
-files before anything in the model changes; then tensors are copied from disk in parts, so that a file never lies in
-memory as a whole beside the model.
+The names of the tensors tell the kind of a file (models/checkpoint_kinds.py). All files are planned before anything in
+the model changes. Tensors are then copied from disk in parts, so that memory never holds a whole file and the model.
 """
 
 import math
@@ -28,39 +27,39 @@ from models.positions import Grid, resize_positions
 from utils.errors import UserError
 from utils.pretrained import read_weights
 
-PARTS = 8  # of a file; the pages of a mapping stay in memory until it is closed, so each part maps the file anew
+PARTS = 8  # per file; pages of a mapping stay in memory until it is closed, so each part maps the file again
 POSITIONS = ("image_encoder.pos_embed", "decoder.pos_embed")
 TIED = {  # second names of one parameter -> the first
     "text_encoder.cls.predictions.decoder.weight": "text_encoder.bert.embeddings.word_embeddings.weight"
 }
-IMAGE_SIDE = ("image_encoder.", "vision_proj.")  # of no use beside an image encoder of another kind
+IMAGE_SIDE = ("image_encoder.", "vision_proj.")  # useless to an image encoder of another kind
 AS_WIDE_AS_IMAGE_TOKENS = ("crossattention.self.key.weight", "crossattention.self.value.weight")
 NOT_FOR_RETRIEVAL = ("text_encoder.cls.", "temperature")
 OF_ENCODERS = ("image_encoder.", "visual_encoder.", "text_encoder.bert.")  # in our checkpoints and in those of others
 
 
 class LoadReport(NamedTuple):
-    """What a checkpoint gave: names of the model's parameters; `ignored` and `unplaced` hold the checkpoint's names."""
+    """What a checkpoint gave, by parameter names of the model; `ignored` and `unplaced` hold names of the file."""
 
     path: str
     kind: str
     loaded: list[str]
     resized: list[str]  # loaded after interpolation
-    missing: list[str]  # of the checkpoint's kind, yet in none of the checkpoints given: they stay random
-    ignored: list[str]  # without a place in the model
-    unplaced: list[str]  # those of `ignored` that a model of another shape would have a place for
+    missing: list[str]  # the kind should have them, but no given checkpoint does: they stay random
+    ignored: list[str]  # names without a place in the model
+    unplaced: list[str]  # those of `ignored` that would fit a model of another shape
     copied: list[str]  # cross-attention filled from an upper layer
-    new: list[str] | None = None  # parameters that no checkpoint filled; None where another checkpoint follows
+    new: list[str] | None = None  # parameters that no checkpoint filled; None if another checkpoint follows
 
 
 class Plan(NamedTuple):
-    """What is to be taken from one file."""
+    """What to take from one file."""
 
     path: Path
     kind: Kind
     mapped: bool  # its tensors stay on disk until they are used
-    grid: Grid | None  # of the file's position embeddings, where it says so
-    other_image: str  # why its image encoder is of no use here; empty where it is
+    grid: Grid | None  # of the file's position embeddings, if it says so
+    other_image: str  # why its image encoder is useless here; empty if it is not
     sources: dict[str, str]  # our name -> the file's
     resized: list[str]
     missing: list[str]
@@ -71,7 +70,7 @@ class Plan(NamedTuple):
 def initialise(
     model: PersonSearchModel, path: str | Path, *, allow_missing: Collection[str] = (), trust: bool = False
 ) -> LoadReport:
-    """Fill the model with what one checkpoint holds for it; see `initialise_from`."""
+    """Fill the model from one checkpoint; see `initialise_from`."""
     return initialise_from(model, [path], allow_missing=allow_missing, trust=trust)[0]
 
 
@@ -84,16 +83,16 @@ def initialise_from(
     copy_cross_attention: bool = False,
     bert_layers: Sequence[int] | None = None,
 ) -> list[LoadReport]:
-    """Fill the model from checkpoints in order; where two hold the same parameter, the later one counts.
+    """Fill the model from checkpoints in order. If two hold the same parameter, the later one counts.
 
     Args:
         paths: files (.pth, .pt, .ckpt, .bin, .safetensors) or folders that hold one.
         allow_missing: beginnings of parameter names that may stay random although a checkpoint should hold them.
-        trust: unpickle whatever the files hold, code included.
-        copy_cross_attention: fill cross-attention that no checkpoint has from the layer fusion_layer above.
-        bert_layers: layers to take of a Hugging Face BERT that has more than the model; None = its first ones.
-    Raises: UserError naming the file if it cannot be read, is of no known kind, holds tensors of another size, or
-        lacks parameters that it should hold and no other checkpoint given does. The model is untouched then.
+        trust: unpickle whatever the files hold, even if that runs code.
+        copy_cross_attention: fill missing cross-attention of a layer from the layer fusion_layer places above it.
+        bert_layers: layers to take from a Hugging Face BERT that has more than the model; None = the first ones.
+    Raises: UserError that names the file, if it cannot be read, is of an unknown kind, holds tensors of another size,
+        or lacks parameters that it should hold and that no other given checkpoint holds. The model is then unchanged.
     """
     plans = [_plan(model, Path(path), trust, bert_layers) for path in paths]
     filled = {name for plan in plans for name in plan.sources}
@@ -111,12 +110,12 @@ def initialise_from(
 
 
 def filled_names(reports: Sequence[LoadReport]) -> list[str]:
-    """Parameters that hold stored weights: they train at lr, all others at lr_new."""
+    """Return the parameters that hold stored weights. They train at lr, all others at lr_new."""
     return [name for report in reports for name in (*report.loaded, *report.copied)]
 
 
 def report_table(report: LoadReport, model: PersonSearchModel) -> Table:
-    """What a checkpoint gave, for a person: counts, and the names behind them, many of them as groups."""
+    """Show what a checkpoint gave: counts and names, many names as groups."""
     table = Table("", "tensors", "which", title=f"{report.path} ({report.kind})", title_justify="left")
     loaded = set(report.loaded)
     size = sum(parameter.numel() for name, parameter in model.named_parameters() if name in loaded)
@@ -129,7 +128,7 @@ def report_table(report: LoadReport, model: PersonSearchModel) -> Table:
 
 
 def check_complete(model: PersonSearchModel, report: LoadReport) -> None:
-    """Raises: UserError if random weights would be measured, or if encoders of another shape were only half used."""
+    """Raises: UserError if the model has random weights left, or if it uses only a part of the file's encoders."""
     filled = {*report.loaded, *(name for name, _ in model.named_parameters() if name.startswith(NOT_FOR_RETRIEVAL))}
     random = [name for name, _ in model.named_parameters() if name not in filled]
     if random:
@@ -146,7 +145,7 @@ def check_complete(model: PersonSearchModel, report: LoadReport) -> None:
 
 
 def _plan(model: PersonSearchModel, path: Path, trust: bool, bert_layers: Sequence[int] | None) -> Plan:
-    """Decide by names and shapes what to take; reads no tensor from disk but position rows."""
+    """Decide by names and shapes what to take. Position rows are the only tensors read from disk."""
     stored = read_weights(path, trust=trust)
     kind = recognise(stored.tensors, path)
     if bert_layers is not None and kind.name == "BERT":
@@ -189,12 +188,12 @@ def _plan_one(
 
 
 def _fitted(model: PersonSearchModel, plan: Plan, name: str, tensor: Tensor) -> tuple[Tensor, bool]:
-    """A tensor of the file as the parameter `name` wants it, and whether it was interpolated for that."""
+    """Return a tensor of the file in the form of the parameter `name`, and whether it was interpolated."""
     if name not in POSITIONS or tensor.ndim < 2:
         return tensor, False
     rows = plan.kind.arrange(name, tensor)
     side = math.isqrt(rows.shape[1] - 1)
-    is_square = plan.kind.name != "ours" and side * side == rows.shape[1] - 1  # others are trained on squares only
+    is_square = plan.kind.name != "ours" and side * side == rows.shape[1] - 1  # all others were trained on squares
     old_grid = plan.grid or ((side, side) if is_square else None)
     try:
         if name == "decoder.pos_embed":
@@ -207,7 +206,7 @@ def _fitted(model: PersonSearchModel, plan: Plan, name: str, tensor: Tensor) -> 
 
 
 def _stored_grid(kind: Kind, config: Mapping[str, Any] | None) -> Grid | None:
-    """Rows and columns of patches that one of our checkpoints, or an exported folder, was trained with."""
+    """Return the grid of patches with which one of our checkpoints, or an exported folder, was trained."""
     if kind.name != "ours" or config is None:
         return None
     encoder = config.get("image_encoder") or config["model"]["image_encoder"]
@@ -236,7 +235,7 @@ def _fill(model: PersonSearchModel, plan: Plan, trust: bool) -> None:
 
 
 def _parts(names: list[str], own: Mapping[str, Tensor], number: int) -> Iterator[list[str]]:
-    """Split the names into runs of at most a share of the bytes each, or of one tensor where that is larger."""
+    """Split the names into runs of at most 1 / number of the bytes. A larger tensor gets a run of its own."""
     limit = sum(own[name].nbytes for name in names) / number
     part: list[str] = []
     size = 0
@@ -252,7 +251,7 @@ def _parts(names: list[str], own: Mapping[str, Tensor], number: int) -> Iterator
 
 @torch.no_grad()
 def _copy_cross_attention(model: PersonSearchModel, filled: Collection[str]) -> list[str]:
-    """Cross-attention that no checkpoint filled <- that of the layer fusion_layer above (at most the last one)."""
+    """Fill missing cross-attention of a layer from the layer fusion_layer places above it, at most the last one."""
     own = model.state_dict()
     layers = model.text_encoder.sizes.num_hidden_layers
     copied = []
