@@ -1,4 +1,4 @@
-"""Words of a caption with their word pieces and attribute chunks, for what is shown per word."""
+"""Words of a caption with their word pieces and attribute chunks, for displays per word."""
 
 import re
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class CaptionWord(NamedTuple):
 
 
 def words_in(caption: str, encoded: Encoded, chunks: Chunks) -> list[CaptionWord]:
-    """Words of a cleaned caption that have a word piece; those behind the last token are left out."""
+    """Return the words of a cleaned caption that have a word piece; words behind the last token have none."""
     chunk = chunk_ids(encoded.offsets, chunks)
     words = []
     for match in re.finditer(r"\S+", caption):

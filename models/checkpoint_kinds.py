@@ -1,8 +1,8 @@
-"""What kinds of checkpoint there are: how each is recognised by its names, and where its tensors belong in our model.
+"""The kinds of checkpoints: how their tensor names identify them, and where their tensors belong in our model.
 
 Sources of the names: Vim (arXiv:2401.09417) and its masked-autoencoder pre-training in FastVim, Hugging Face's BERT,
 ALBEF (arXiv:2107.07651) and the systems that grew from it: RaSa (arXiv:2305.13653), MARS (arXiv:2407.04287) and
-MAMBA-TBPS. docs/checkpoints.md says where each file is found.
+MAMBA-TBPS. docs/checkpoints.md says where to find each file.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,10 +29,10 @@ SYSTEM_MODULES = {
     "mask_token": "decoder.mask_token",
     "decoder_pred": "decoder.prediction",
 }
-HEAD_OF_TASK = {"prd": "prd_head", "mrtd": "mrtd_head", "mae": "decoder"}  # a system has all of one or nothing of it
+HEAD_OF_TASK = {"prd": "prd_head", "mrtd": "mrtd_head", "mae": "decoder"}  # a system has all tensors of one or none
 DECODER_PARTS = {".to_out.0.": ".to_out.", ".ff.net.0.l.": ".ff.expand.", ".ff.net.2.": ".ff.contract."}
 TIED_BIAS = "cls.predictions.decoder.bias"  # a second name of cls.predictions.bias
-WITHOUT_ROLE = (  # beginnings of renamed names: classifiers, outputs and buffers of BERT that nothing here reads
+WITHOUT_ROLE = (  # beginnings of renamed names: classifiers, outputs and buffers of BERT that are not used here
     "image_encoder.head",
     "text_encoder.bert.pooler.",
     "text_encoder.bert.embeddings.position_ids",
@@ -42,12 +42,12 @@ WITHOUT_ROLE = (  # beginnings of renamed names: classifiers, outputs and buffer
 
 
 class Kind(NamedTuple):
-    """One kind of checkpoint, as seen in the names of one file.
+    """One kind of checkpoint, determined from the names in one file.
 
-    rename: a name of the file -> ours, whether or not the model has it; None = no role.
-    fills: which of our parameters the file should hold.
-    image: what its image encoder is, "vim" or "vit"; None = it has none, or any that our model has.
-    arrange: position rows as our encoders have them, still at the file's own resolution; other tensors as they are.
+    rename: maps a name in the file to ours, whether or not the model has it; None = the tensor has no role.
+    fills: says which of our parameters the file should hold.
+    image: the file's image encoder, "vim" or "vit"; None = it has none, or the same as our model.
+    arrange: puts position rows in the order of our encoders, at the file's resolution; leaves other tensors unchanged.
     """
 
     name: str
@@ -58,9 +58,9 @@ class Kind(NamedTuple):
 
 
 def recognise(tensors: Mapping[str, Tensor], path: str | Path) -> Kind:
-    """The kind of a checkpoint by the names in it.
+    """Determine the kind of a checkpoint from its tensor names.
 
-    Raises: UserError if the names are of no known kind, or of a Vim variant that computes something else.
+    Raises: UserError if the names fit no known kind, or a Vim variant that computes something else.
     """
     if any(".mixer.layernorm." in name for name in tensors):
         raise UserError(
@@ -77,7 +77,7 @@ def recognise(tensors: Mapping[str, Tensor], path: str | Path) -> Kind:
 
 
 def image_encoder_type(names: Collection[str], module: str) -> str | None:
-    """What the image encoder under that module name is: "vim", "vit", or None where there is no such module."""
+    """Return the type of the image encoder under that module name: "vim", "vit", or None without such a module."""
     if f"{module}.layers.0.mixer.A_log" in names:
         return "vim"
     return "vit" if f"{module}.blocks.0.attn.qkv.weight" in names else None
@@ -88,7 +88,7 @@ def _ours(tensors: Mapping[str, Tensor]) -> Kind:
 
 
 def _vim(tensors: Mapping[str, Tensor]) -> Kind:
-    # masked-autoencoder pre-training keeps a fixed sine-cosine embedding whose class row comes first and is zero
+    # masked-autoencoder pre-training has a fixed sine-cosine embedding whose first row, the class row, is zero
     class_row_first = not tensors["pos_embed"][0, 0].any() if "pos_embed" in tensors else False
 
     def rename(name: str) -> str | None:
@@ -103,21 +103,21 @@ def _vim(tensors: Mapping[str, Tensor]) -> Kind:
 
 def _bert(tensors: Mapping[str, Tensor]) -> Kind:
     def rename(name: str) -> str | None:
-        # the oldest files call the weights of LayerNorm gamma and beta
+        # the oldest files call the parameters of LayerNorm gamma and beta
         name = name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
         if name == TIED_BIAS and "cls.predictions.bias" not in tensors:
             name = "cls.predictions.bias"
         return _with_role(f"text_encoder.{name}" if name.startswith("cls.") else f"text_encoder.bert.{name}")
 
     def fills(name: str) -> bool:
-        # a bare BertModel comes without the masked-language head, and no BERT has cross-attention
+        # a bare BertModel has no masked-language head, and no BERT has cross-attention
         return name.startswith("text_encoder.bert.") and CROSS_ATTENTION not in name
 
     return Kind("BERT", rename, fills)
 
 
 def _system(tensors: Mapping[str, Tensor]) -> Kind:
-    """ALBEF and what grew from it. Momentum copies and queues start anew in a run, so they have no role."""
+    """ALBEF and its descendants. Momentum copies and queues have no role, because a run makes its own."""
     image = image_encoder_type(tensors, "visual_encoder")
     own_names = {own for name in tensors if (own := _rename_system(name))}
     modules = {name.partition(".")[0] for name in own_names}
@@ -129,7 +129,7 @@ def _system(tensors: Mapping[str, Tensor]) -> Kind:
         return not name.startswith(absent) and not (CROSS_ATTENTION in name and layer_number(name) < first_cross)
 
     def arrange(name: str, tensor: Tensor) -> Tensor:
-        if name == "decoder.pos_embed":  # (rows, width), of which the published code uses the first ones
+        if name == "decoder.pos_embed":  # (rows, width); the published code uses the first ones
             used = tensors["visual_encoder.pos_embed"].shape[1] if "visual_encoder.pos_embed" in tensors else None
             return tensor[None, :used]
         # MAMBA-TBPS adds row 0 of its Vim to the class token, as a ViT does
@@ -162,7 +162,7 @@ def _with_role(own: str) -> str | None:
 
 
 def of_bert_layers(kind: Kind, layers: Sequence[int]) -> Kind:
-    """The same kind of BERT, of which only these layers are taken: the first of them becomes layer 0, and so on."""
+    """Restrict a kind of BERT to these layers: the first one becomes layer 0, and so on."""
 
     def rename(name: str) -> str | None:
         before, marker, after = name.partition(".layer.")
@@ -175,11 +175,11 @@ def of_bert_layers(kind: Kind, layers: Sequence[int]) -> Kind:
 
 
 def layer_number(name: str) -> int:
-    """Number of the BERT layer in a name that holds one."""
+    """Return the number of the BERT layer in a parameter name."""
     return int(name.partition(".layer.")[2].partition(".")[0])
 
 
-MARKERS: dict[str, Callable[[Mapping[str, Tensor]], Kind]] = {  # a name that only files of the kind hold; first match
+MARKERS: dict[str, Callable[[Mapping[str, Tensor]], Kind]] = {  # by a name that only this kind has; first match
     "image_encoder.pos_embed": _ours,
     "temperature": _ours,
     "visual_encoder.pos_embed": _system,

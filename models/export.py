@@ -1,8 +1,8 @@
 """Turn a checkpoint into a folder to share: python -m models.export CKPT OUT/ [--onnx] (docs/checkpoints.md).
 
-OUT/config.json and OUT/model.safetensors are what `from_pretrained` of models/pretrained_model.py reads; beside them
-are the tokenizer's files. Momentum copies, queues and the optimiser's state are left out. The folder can be given to
---init and to eval.py --checkpoint as well.
+`from_pretrained` of models/pretrained_model.py reads OUT/config.json and OUT/model.safetensors. OUT also gets the files
+of the tokenizer. Momentum copies, queues and the optimiser's state are left out. --init and eval.py --checkpoint accept
+the folder too.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from utils.pretrained import StoredWeights, find_weights, read_weights
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Configuration, model, weights, files, and on request the ONNX graphs."""
+    """Read the configuration, build and fill the model, write the files and, with --onnx, the graphs."""
     args = parse_arguments(arguments)
     set_up_logging()
     path = find_weights(args.checkpoint)
@@ -63,14 +63,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def config_of(stored: StoredWeights, path: Path) -> Config:
-    """Raises: UserError if the checkpoint does not hold a configuration of ours."""
+    """Return the configuration in a checkpoint. Raises: UserError if it holds none of ours."""
     if stored.config is None or "dataset" not in stored.config:
         raise UserError(f"{path} does not say which configuration it belongs to; name it by --config")
     return stored_config(stored.config, str(path))
 
 
 def tasks_in(stored: StoredWeights, path: Path, config: Config) -> list[str]:
-    """Keys of the losses that the configuration trains, but for those whose head the checkpoint lacks."""
+    """Return the losses that the configuration trains, except those whose head the checkpoint lacks."""
     kind = recognise(stored.tensors, path)
     modules = {own.partition(".")[0] for name in stored.tensors if (own := kind.rename(name))}
     absent = {task for task, head in HEAD_OF_TASK.items() if head not in modules}

@@ -14,12 +14,12 @@ from models.person_search import PersonSearchModel
 
 
 class PretrainedPersonSearch(PersonSearchModel, PyTorchModelHubMixin, library_name="mamba-tbps", license="mit"):
-    """A PersonSearchModel that is built from plain values, so that its folder needs nothing else.
+    """A PersonSearchModel built from plain values, so that its folder needs no other file.
 
     Args:
-        max_words: what captions are cut to, in words when they are cleaned and in word pieces, [CLS] included.
+        max_words: maximum number of words of a cleaned caption, and of its tokens with [CLS].
         tasks: keys of the losses whose heads the folder holds.
-        others: as `models.build.model_sizes` gives them.
+        others: see `models.build.model_sizes`.
     """
 
     def __init__(
