@@ -1,10 +1,10 @@
-"""Whole image encoders: Vim against timm's ViT of the same width (DeiT's shapes), in images per second.
+"""Images per second of whole image encoders: Vim against timm's ViT of the same width (DeiT's shapes).
 
     python -m bench.encoder [--device cuda] [--precision bf16] [--sizes 224 384 512 768 1024] [--widths tiny small base]
 
-Both take the same random images in the same precision (bf16: autocast), without checkpointing or compiling; forward and
-backward is by the sum of the class feature. `--batch` counts images at 224 px; other sizes get as many pixels a batch.
-The best of some repeats counts; the encoders take turns.
+Both encode the same random images in the same precision (bf16: autocast), without checkpointing or compilation. The
+backward pass starts from the sum of the class feature. `--batch` counts images of 224 px; at other sizes a batch has as
+many pixels. The encoders take turns, and the best of several repeats counts.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def time_encoders(width: str, image: Tensor, dtype: torch.dtype, repeats: int) -> dict[str, dict[str, float]]:
-    """Pass -> encoder -> seconds per batch."""
+    """Seconds per batch, by pass and encoder."""
     torch.manual_seed(0)
     size = image.shape[-1]
     vim = VisionMamba(image_size=(size, size), width=WIDTHS[width]).to(image.device)

@@ -4,14 +4,14 @@
     python -m bench.evaluate --device cuda    and the whole evaluation at the size of CUHK-PEDES
     python -m bench.evaluate --memory 20000   memory of evaluating a large gallery, with random tokens
 
-Speed is that of BERT base with 197 image tokens, two captions per image, captions as long as those of CUHK-PEDES, and
-128 candidates for each. The plain loop scores the candidates of some of the captions, ours all pairs of some of the
-images, as one of several processes does: every image with as many captions as in the whole. What the plain loop has
-scored is scored again by ours, and compared. Measures are those of a narrow model on all pairs of a small gallery,
-whose captions are given people by the plain loop's ranking (`bench.rerank_cases.people_of`).
+Speed is measured with BERT base, 197 image tokens, two captions per image, captions as long as those of CUHK-PEDES, and
+128 candidates per caption. The plain loop scores the candidates of some captions. Ours scores all pairs of some images,
+as one of several processes does, so that every image has as many captions as in the whole gallery. Ours then scores the
+plain loop's pairs again, for comparison. Measures are taken with a narrow model on all pairs of a small gallery, whose
+captions get their people by the plain loop's ranking (`bench.rerank_cases.people_of`).
 
-Exit status 1, with a line for each reason, where fp32 differs from plain by more than 1e-4 or in its order, where the
-precision that `auto` picks differs by more than 0.02, or where R@k of either leaves the 95 % interval of plain.
+The exit status is 1, with a line for each reason, if fp32 differs from plain by more than 1e-4 or in its order, if the
+precision that `auto` picks differs by more than 0.02, or if R@k of either leaves the 95 % interval of plain.
 """
 
 import argparse
@@ -56,7 +56,7 @@ MEANINGS = {
 
 
 class Sizes(NamedTuple):
-    """As in MEANINGS."""
+    """Sizes of the runs; MEANINGS explains them."""
 
     gallery: int
     top_k: int
@@ -69,7 +69,7 @@ DEFAULT_SIZES = {"cpu": Sizes(128, 128, 3, 3, 64), "cuda": Sizes(1024, 128, 24, 
 
 
 def main(sizes_of_model: BertSizes | None = None) -> int:
-    """The exit status. sizes_of_model: instead of BERT base, for tests."""
+    """Returns: the exit status. sizes_of_model: replace BERT base's, for tests."""
     args = parse_arguments()
     if args.memory or args.whole:
         set_up_logging()  # for the progress of long work
@@ -165,9 +165,9 @@ def label(name: str) -> str:
 
 
 def time_whole(num_images: int, num_captions: int, device: torch.device) -> str:
-    """Encoding and both stages, random weights and pictures, in the precision that `auto` picks; the second of two."""
+    """Seconds of encoding and both stages in the precision that `auto` picks, with random weights and pictures."""
     model, process = whole_model(device), Process(0, 1, 0, device)
-    for images, texts in ((64, 64), (num_images, num_captions)):  # the first warms up
+    for images, texts in ((64, 64), (num_images, num_captions)):  # the first run warms up
         own = loaders(images, texts, batch_size=64, workers=0 if device.type == "cpu" else 8)
         begin = time.perf_counter()
         stages = score_gallery(model, *own, process=process, precision="auto", rerank_top_k=128).seconds

@@ -1,11 +1,11 @@
-"""Everything that only a GPU can show, one after the other: its tests, then the benches.
+"""Everything that only a GPU can show, one step after another: its tests, then the benches.
 
-    python -m bench.gpu                       all of it, some minutes per step
-    python -m bench.gpu mixer train_step      some of it
+    python -m bench.gpu                       all steps, some minutes each
+    python -m bench.gpu mixer train_step      some steps
 
-Each step is a command of its own, whose output is shown and kept in FOLDER/DATE-gpu-STEP.md with the command, the card
-and the versions. A step that fails or takes too long is marked so, and the next one runs. Exit status 1 if any did.
-The commands are those below; by themselves the benches measure more sizes.
+Each step is a command. Its output is shown, and kept in FOLDER/DATE-gpu-STEP.md with the command, the card and the
+versions. If a step fails or takes too long, its page says so and the next step runs; the exit status is then 1. Without
+the arguments that are given here, the benches measure more sizes.
 """
 
 import argparse
@@ -67,14 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(command: Sequence[str], limit: float) -> Outcome:
-    """Show and collect what a command prints; it is killed after `limit` seconds."""
+    """Run a command, show and collect what it prints, and kill it after `limit` seconds."""
     begin, lines = time.monotonic(), []
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "COLUMNS": COLUMNS}
     )
     assert process.stdout is not None
     late = threading.Event()
-    timer = threading.Timer(limit, lambda: (late.set(), process.kill()))
+
+    def stop() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(limit, stop)
     timer.start()
     try:
         for line in process.stdout:

@@ -35,8 +35,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import BertTokenizer
 
 from bench.timing import seconds_of, take_turns
-from dataset.batches import TrainBatch
-from dataset.texts import Texts
+from dataset.batches import Tokens, TrainBatch
 from dataset.captions import clean_caption
 from dataset.images import CachedImages, open_images
 from dataset.loaders import TrainLoader, build_train_loader
@@ -92,10 +91,10 @@ class PilSet(Dataset[TrainBatch]):
     def picture(self, path: Path) -> Image.Image:
         return self.once(Image.open(path).convert("RGB"))
 
-    def tokens(self, text: str) -> Texts:
+    def tokens(self, text: str) -> Tokens:
         pieces = self.tokenizer(clean_caption(text, MAX_WORDS), truncation=True, max_length=MAX_WORDS)
         input_ids = torch.tensor(pieces["input_ids"])
-        return Texts(input_ids, torch.ones_like(input_ids), torch.zeros_like(input_ids))
+        return Tokens(input_ids, torch.ones_like(input_ids), torch.zeros_like(input_ids))
 
 
 @one_line_errors

@@ -1,4 +1,4 @@
-"""Where a training step spends its time, forward and backward, by named parts of the code."""
+"""Where a training step spends its time, forward and backward, by parts of the code that are given names."""
 
 import bisect
 from collections import defaultdict
@@ -16,11 +16,13 @@ BACKWARD = "autograd::engine::evaluate_function"
 REST = "the rest"
 
 
-def shares(run: Callable[[], object], parts: Mapping[str, Sequence[tuple[Any, str]]], device_type: str) -> dict:
-    """Share of the time of `run` by part, REST being what is in none; of parts within parts the outermost counts.
+def shares(
+    run: Callable[[], object], parts: Mapping[str, Sequence[tuple[Any, str]]], device_type: str
+) -> dict[str, float]:
+    """Share of the time of `run` by part. REST is the time outside all parts; of nested parts, the outermost counts.
 
     Args:
-        parts: name -> functions that make up the part, each as (object, attribute).
+        parts: the functions that make up each part by its name, as (object, attribute).
     """
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device_type == "cuda" else [])
     with marked(parts), profile(activities=activities, acc_events=True) as profiler:
@@ -37,7 +39,7 @@ def shares(run: Callable[[], object], parts: Mapping[str, Sequence[tuple[Any, st
 
 @contextmanager
 def marked(parts: Mapping[str, Sequence[tuple[Any, str]]]) -> Iterator[None]:
-    """Let the profiler see the parts."""
+    """Make the parts visible to the profiler."""
     with ExitStack() as opened:
         for name, functions in parts.items():
             for owner, attribute in functions:
@@ -55,10 +57,10 @@ def _marked(function: Callable, name: str) -> Callable:
 
 
 class _NodeParts:
-    """Which part an event belongs to.
+    """Tells which part an event belongs to.
 
-    Forward: the part it runs within. Backward: the part that made the node of the graph, known by the numbers that
-    autograd gives to nodes in the order in which they are made.
+    A forward event belongs to the part that it runs within. A backward event belongs to the part that made its node of
+    the graph: autograd numbers the nodes in the order in which they are made.
     """
 
     def __init__(self, events: Sequence[Any]) -> None:

@@ -1,8 +1,7 @@
 """BERT written out, padding included: the definition that `models.text_encoder` is measured against.
 
-n texts, L padded tokens, K image tokens, D width, V vocabulary. Every pass computes everything anew: keys and values of
-images that it has seen before, places that are padding. Source: design of ALBEF (arXiv:2107.07651) and MARS
-(arXiv:2407.04287).
+n texts, L padded tokens, K image tokens, D width. Every pass computes everything anew, even keys and values of images
+that it has seen before, and padding too. Source: design of ALBEF (arXiv:2107.07651) and MARS (arXiv:2407.04287).
 """
 
 from typing import Any
@@ -14,7 +13,7 @@ from models.text_encoder import TextEncoder
 
 
 def plain_text(encoder: TextEncoder, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Text mode, the layers below fusion_layer: (n, L) each -> (n, L, D)."""
+    """Text mode, the layers below fusion_layer: ids and mask (n, L) -> (n, L, D)."""
     hidden = _embed(encoder, input_ids)
     for layer in list(encoder.bert.encoder.layer)[: encoder.fusion_layer]:
         hidden = _layer(layer, hidden, attention_mask, None)
@@ -22,7 +21,7 @@ def plain_text(encoder: TextEncoder, input_ids: Tensor, attention_mask: Tensor) 
 
 
 def plain_cross_modal(encoder: TextEncoder, input_ids: Tensor, attention_mask: Tensor, image_tokens: Tensor) -> Tensor:
-    """Cross-modal mode, all layers: (n, L) twice and the image of each text (n, K, width) -> (n, L, D)."""
+    """Cross-modal mode, all layers: ids and mask (n, L) and the image of each text (n, K, width) -> (n, L, D)."""
     hidden = _embed(encoder, input_ids)
     for layer in encoder.bert.encoder.layer:
         hidden = _layer(layer, hidden, attention_mask, image_tokens)
@@ -45,7 +44,7 @@ def _layer(layer: Any, hidden: Tensor, attention_mask: Tensor, image_tokens: Ten
 
 
 def _sublayer(attention: Any, hidden: Tensor, context: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Multi-head attention of hidden (n, L, D) over context (n, m, width), residual and LayerNorm included."""
+    """Multi-head attention of hidden (n, L, D) over context (n, m, width), with residual and LayerNorm."""
     part, output = attention.self, attention.output
     query, key, value = (
         x.unflatten(-1, (part.num_heads, -1)).transpose(1, 2)

@@ -1,9 +1,9 @@
 """Re-ranking as the published evaluation does it: the definition that `evaluation.rerank` is measured against.
 
-Query by query: the caption padded to the longest that may occur, repeated for each of its k candidates; their tokens
-fetched from host memory; keys and values computed anew; attention written out (`bench.plain_bert`). L tokens of a
-caption. Source: evaluation of ALBEF (arXiv:2107.07651), RaSa (arXiv:2305.13653) and MARS
-(arXiv:2407.04287).
+It goes query by query. The caption is padded to the greatest length allowed and repeated for each of its k candidates.
+Their tokens are fetched from host memory, keys and values are computed anew, and attention is written out
+(`bench.plain_bert`). L tokens of a caption. Source: evaluation of ALBEF (arXiv:2107.07651), RaSa (arXiv:2305.13653) and
+MARS (arXiv:2407.04287).
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from models.person_search import PersonSearchModel
 def plain_rerank(
     model: PersonSearchModel, image_tokens: Tensor, input_ids: Sequence[Tensor], candidates: Tensor, *, max_words: int
 ) -> Tensor:
-    """Matching scores (queries, k) of captions, each (L,), with the images in the rows of candidates (queries, k)."""
+    """Matching scores (queries, k) of captions, each (L,), with the images that candidates (queries, k) names."""
     device = model.itm_head.weight.device
     rows = []
     for ids, images in zip(input_ids, candidates, strict=True):

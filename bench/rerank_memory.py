@@ -1,7 +1,8 @@
-"""Memory of evaluating a large gallery: image tokens, similarity and scores of every pair, measures; all made up.
+"""Memory of evaluating a large gallery of made-up data: image tokens, scores of every pair, measures.
 
-As many captions as images, like ICFG-PEDES. A narrow model re-ranks the candidates of a share of the captions, so that
-it ends in minutes; everything else is of full size. What BERT base would have beside it is worked out, not measured.
+There are as many captions as images, as in ICFG-PEDES. To finish within minutes, a narrow model re-ranks the candidates
+of a part of the captions; everything else has its full size. What BERT base would need in addition is calculated, not
+measured.
 """
 
 import resource
@@ -27,7 +28,7 @@ BATCH = 64
 
 
 def show_memory(num_images: int, num_reranked: int) -> None:
-    """Prints the peak after each stage, and how many pairs were scored. num_reranked: captions."""
+    """Print the peak after each stage and the number of pairs scored. num_reranked: captions that are re-ranked."""
     model, console = matching_model(NARROW, torch.device("cpu")), Console(highlight=False)
     noise = torch.randn(BATCH, IMAGE_TOKENS, IMAGE_WIDTH)
     texts, num_reranked = captions(num_images), min(num_reranked, num_images)

@@ -1,4 +1,4 @@
-"""Both ways of re-ranking on one gallery: timed in turns, compared pair by pair and by their measures."""
+"""Both ways of re-ranking one gallery: timed in turns, compared pair by pair and by their measures."""
 
 import time
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.plain_rerank import plain_rerank
-from bench.rerank_cases import MAX_WORDS, Case, people_of
+from bench.rerank_cases import MAX_WORDS, RerankCase, people_of
 from evaluation.bootstrap import confidence_intervals
 from evaluation.metrics import measure_queries, percentages
 from evaluation.rerank import rerank, top_candidates
@@ -16,12 +16,12 @@ from evaluation.token_store import TokenStore
 from models.person_search import PersonSearchModel
 from utils.precision import autocast, best_precision
 
-FP32_LIMIT, AUTO_LIMIT = 1e-4, 0.02  # largest difference of a score to the plain loop's
+FP32_LIMIT, AUTO_LIMIT = 1e-4, 0.02  # largest difference allowed between a score and the plain loop's
 TURNS = 3
-FEW_IMAGES = 16  # compared in a precision that the device has no units for
+FEW_IMAGES = 16  # compared in a precision that the device has no hardware for
 
 
-class Run(NamedTuple):
+class RerankRun(NamedTuple):
     scores: Tensor  # (T, I), -inf where not scored
     seconds: float  # of all turns
 
@@ -31,12 +31,12 @@ class Run(NamedTuple):
 
 
 class Timed(NamedTuple):
-    run: Run
-    pairs_per_second: float  # of the fastest turn
+    run: RerankRun
+    pairs_per_second: float  # in the fastest turn
 
 
 class Agreement(NamedTuple):
-    """Ours against plain, on the pairs that both scored."""
+    """Our scores against the plain loop's, on the pairs that both scored."""
 
     precision: str
     pairs: int
@@ -55,41 +55,43 @@ class Measured(NamedTuple):
         return all(low <= value <= high for value, (low, high) in ends)
 
 
-def run_plain(model: PersonSearchModel, case: Case, top_k: int) -> Run:
+def run_plain(model: PersonSearchModel, case: RerankCase, top_k: int) -> RerankRun:
     candidates = top_candidates(case.similarity, top_k)
     begin = now(model)
     scores = plain_rerank(model, case.tokens, case.texts, candidates, max_words=MAX_WORDS)
     seconds = now(model) - begin
-    return Run(torch.full_like(case.similarity, -torch.inf).scatter(1, candidates, scores), seconds)
+    return RerankRun(torch.full_like(case.similarity, -torch.inf).scatter(1, candidates, scores), seconds)
 
 
-def run_ours(model: PersonSearchModel, case: Case, top_k: int, precision: str, images: slice = slice(None)) -> Run:
-    """All pairs of some images, as one of several processes scores them; the tokens lie ready where they fit."""
+def run_ours(
+    model: PersonSearchModel, case: RerankCase, top_k: int, precision: str, images: slice = slice(None)
+) -> RerankRun:
+    """Score all pairs of some images, as one of several processes does. Storing their tokens is not timed."""
     device, own = model.itm_head.weight.device, case.tokens[images]
     with autocast(device, precision):
         store = TokenStore(len(own), device)
         store.append(own.to(device))
         begin = now(model)
         scores = rerank(model, store, case.texts, case.similarity, first_image=images.start or 0, top_k=top_k)
-    return Run(scores, now(model) - begin)
+    return RerankRun(scores, now(model) - begin)
 
 
 def time_in_turns(
-    model: PersonSearchModel, case: Case, top_k: int, *, plain_queries: int, images: int
+    model: PersonSearchModel, case: RerankCase, top_k: int, *, plain_queries: int, images: int
 ) -> dict[str, Timed]:
-    """The plain loop on some captions and ours on some images, a part of each at a time; "plain" and precisions.
+    """Time the plain loop on some captions and ours on some images, in turns: by "plain" and by our precisions.
 
-    So both meet the same moods of a machine that others use too, and the fastest turn counts. Warmed up before: on a
-    GPU by the whole work of a turn, whose shapes its libraries want to have seen; on a CPU, where a turn takes long,
-    by a few pairs.
+    Each turn does a part of both, so that a slow spell of a shared machine hits both, and the fastest turn counts. The
+    warm-up on a GPU is the whole work of a turn, as its libraries tune themselves to the shapes. On a CPU, where a turn
+    takes long, it is a few pairs.
     """
     kind = model.itm_head.weight.device.type
     precisions = dict.fromkeys(["fp32", best_precision(kind), *(["bf16"] if kind == "cuda" else [])])
     asked = case._replace(texts=case.texts[:plain_queries], similarity=case.similarity[:plain_queries])
-    parts: dict[str, list[Run]] = {"plain": [], **{precision: [] for precision in precisions}}
+    parts: dict[str, list[RerankRun]] = {"plain": [], **{precision: [] for precision in precisions}}
     number = min(TURNS, plain_queries, images)
     turns = list(zip(_cut(plain_queries, number), _cut(images, number), strict=True))
-    few = Case(case.tokens[:2], case.texts[:2], case.similarity[:2, :2])
+    few = RerankCase(case.tokens[:2], case.texts[:2], case.similarity[:2, :2])
     run_plain(model, _rows(asked, turns[0][0]) if kind == "cuda" else few, top_k)
     for precision in precisions:
         warm_up = (case, top_k, precision, turns[0][1]) if kind == "cuda" else (few, top_k, precision)
@@ -98,16 +100,16 @@ def time_in_turns(
         run = run_plain(model, _rows(asked, queries), top_k)
         whole = torch.full_like(asked.similarity, -torch.inf)
         whole[queries] = run.scores
-        parts["plain"].append(Run(whole, run.seconds))
+        parts["plain"].append(RerankRun(whole, run.seconds))
         for precision in precisions:
             parts[precision].append(run_ours(model, case, top_k, precision, own))
     return {name: _together(runs) for name, runs in parts.items()}
 
 
 def compare_scores(
-    model: PersonSearchModel, case: Case, top_k: int, plain: Run, precisions: Iterable[str]
+    model: PersonSearchModel, case: RerankCase, top_k: int, plain: RerankRun, precisions: Iterable[str]
 ) -> list[Agreement]:
-    """Ours in each precision on the captions that plain has scored, the first ones of the case."""
+    """Compare ours in each precision on the captions that the plain loop has scored, the first ones of the case."""
     asked = case._replace(texts=case.texts[: len(plain.scores)], similarity=case.similarity[: len(plain.scores)])
     found = []
     for precision in precisions:
@@ -117,7 +119,7 @@ def compare_scores(
     return found
 
 
-def agreement(precision: str, ours: Run, plain: Run) -> Agreement:
+def agreement(precision: str, ours: RerankRun, plain: RerankRun) -> Agreement:
     both = ours.scores > -torch.inf
     assert both.any()
     assert (plain.scores[both] > -torch.inf).all()
@@ -126,8 +128,8 @@ def agreement(precision: str, ours: Run, plain: Run) -> Agreement:
     return Agreement(precision, int(both.sum()), difference, torch.equal(order, expected))
 
 
-def measured(runs: dict[str, Run]) -> dict[str, Measured]:
-    """Of every run, the people being those of `people_of` by the scores of "plain"."""
+def measured(runs: dict[str, RerankRun]) -> dict[str, Measured]:
+    """Measures of every run. `people_of` assigns the people by the scores of "plain"."""
     people = people_of(runs["plain"].scores)
     found = {}
     for name, run in runs.items():
@@ -137,7 +139,7 @@ def measured(runs: dict[str, Run]) -> dict[str, Measured]:
 
 
 def faults(agreements: Iterable[Agreement], measures: dict[str, Measured], auto: str) -> list[str]:
-    """What should not be, one line each. auto: the precision that `auto` picks."""
+    """What is wrong, in one line each. auto: the precision that `auto` picks."""
     limits, lines = {auto: AUTO_LIMIT, "fp32": FP32_LIMIT}, []
     for precision, _, difference, same_order in agreements:
         limit = limits.get(precision, float("inf"))
@@ -152,19 +154,19 @@ def faults(agreements: Iterable[Agreement], measures: dict[str, Measured], auto:
 
 
 def now(model: PersonSearchModel) -> float:
-    """Seconds, when the device has done what it was given."""
+    """A clock in seconds, read after the device has finished its work."""
     device = model.itm_head.weight.device
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def _together(parts: list[Run]) -> Timed:
-    whole = Run(torch.stack([run.scores for run in parts]).amax(dim=0), sum(run.seconds for run in parts))
+def _together(parts: list[RerankRun]) -> Timed:
+    whole = RerankRun(torch.stack([run.scores for run in parts]).amax(dim=0), sum(run.seconds for run in parts))
     return Timed(whole, max(run.pairs / run.seconds for run in parts))
 
 
-def _rows(case: Case, rows: slice) -> Case:
+def _rows(case: RerankCase, rows: slice) -> RerankCase:
     return case._replace(texts=case.texts[rows], similarity=case.similarity[rows])
 
 
