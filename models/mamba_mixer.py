@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.selective_scan.bidirectional import Direction, bidirectional_mamba
+from models.selective_scan.bidirectional import DirectionWeights, bidirectional_mamba
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the initial step size (Mamba, section 3.6)
 
@@ -54,18 +54,20 @@ class BidirectionalMambaMixer(nn.Module):
         # two products rather than one that is cut in two: the gradients need not be put together again
         x, z = (F.linear(tokens, weight) for weight in self.in_proj.weight.chunk(2))  # (B, L, E) each
         scale = 0.5 if self.divide_out else 1.0
-        return self.out_proj(bidirectional_mamba(x, z, *self._directions(), scale=scale, backend=self.scan_backend))
+        return self.out_proj(
+            bidirectional_mamba(x, z, *self.__direction_weights(), scale=scale, backend=self.scan_backend)
+        )
 
-    def _directions(self) -> tuple[Direction, Direction]:
+    def __direction_weights(self) -> tuple[DirectionWeights, DirectionWeights]:
         """The parameters of the forward and of the backward direction."""
         first = (self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
         second = (self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
-        return _direction(*first), _direction(*second)
+        return _weights_of(*first), _weights_of(*second)
 
 
-def _direction(conv: nn.Conv1d, x_proj: nn.Linear, dt_proj: nn.Linear, a_log: Tensor, d: Tensor) -> Direction:
+def _weights_of(conv: nn.Conv1d, x_proj: nn.Linear, dt_proj: nn.Linear, a_log: Tensor, d: Tensor) -> DirectionWeights:
     assert conv.bias is not None
-    return Direction(conv.weight, conv.bias, x_proj.weight, dt_proj.weight, dt_proj.bias, a_log, d)
+    return DirectionWeights(conv.weight, conv.bias, x_proj.weight, dt_proj.weight, dt_proj.bias, a_log, d)
 
 
 def _init_step_size(dt_proj: nn.Linear) -> None:

@@ -4,8 +4,8 @@
     text_encoder.onnx    input_ids, attention_mask (B, L) int64 -> text_embedding (B, E)
     reranker.onnx        input_ids, attention_mask (B, L) int64, image_tokens (B, 1+N, D) -> score (B,)
 
-B and L are free, H and W are the model's. Each graph is compared with PyTorch by onnxruntime after it was written.
-The selective scan becomes ONNX's own Scan operator: one node per layer and direction, whatever the length.
+B and L are free; H and W are the model's. After writing, onnxruntime runs each graph and the result is compared with
+PyTorch. The selective scan becomes ONNX's Scan operator: one node per layer and direction, whatever the length.
 """
 
 import logging
@@ -32,7 +32,7 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
 class Graph(NamedTuple):
-    """One graph to write. free: the axes of the inputs that are free, by input name; the others are fixed."""
+    """One graph to write. free: the free axes of each input, by input name; all other axes are fixed."""
 
     network: nn.Module
     inputs: dict[str, Tensor]
@@ -41,7 +41,7 @@ class Graph(NamedTuple):
 
 
 class ImageGraph(nn.Module):
-    """Pixels as they come from a file -> tokens and embedding."""
+    """uint8 pixels -> tokens and embedding."""
 
     def __init__(self, model: PersonSearchModel) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class MatchGraph(nn.Module):
 
 
 def export_onnx(model: PersonSearchModel, folder: Path) -> dict[str, float]:
-    """Write the three graphs and return the largest deviation of each from PyTorch, on other sizes than it was traced.
+    """Write the three graphs; return the largest deviation of each from PyTorch, at other sizes than it was traced at.
 
     Raises: UserError if a package is missing, or if a graph deviates by more than ALLOWED_DEVIATION.
     """
@@ -108,7 +108,7 @@ def export_onnx(model: PersonSearchModel, folder: Path) -> dict[str, float]:
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """The exporter reports every constant that it folds, and that two inputs share an axis."""
+    """Silence the exporter, which reports every folded constant and every axis that two inputs share."""
     for name in ("onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
@@ -117,7 +117,7 @@ def _without_chatter() -> Iterator[None]:
 
 
 class Unpacked(Packing):
-    """Texts with their padding: a graph whose shapes depend on the mask's values could not be written."""
+    """Texts with their padding. A graph whose shapes depend on the values of the mask cannot be exported."""
 
     def __init__(self, attention_mask: Tensor, at_most: int | None = None) -> None:
         self.shape = attention_mask.shape
@@ -133,13 +133,13 @@ class Unpacked(Packing):
 
 @contextmanager
 def _exportable(model: nn.Module) -> Iterator[None]:
-    """Texts stay padded, and every mixer uses selective_scan_onnx, a backend that no configuration can name."""
-    from models.onnx_scan import selective_scan_onnx
+    """Keep texts padded, and let every mixer use scan_onnx, a backend that no configuration can name."""
+    from models.onnx_scan import scan_onnx
 
     models.text_encoder.Packing = Unpacked  # type: ignore[misc]
     mixers = [module for module in model.modules() if isinstance(module, BidirectionalMambaMixer)]
     before = [mixer.scan_backend for mixer in mixers]
-    BACKENDS[SCAN_BACKEND] = Backend(selective_scan_onnx, lambda device_type, dtype, state: None)
+    BACKENDS[SCAN_BACKEND] = Backend(scan_onnx, lambda device_type, dtype, state: None)
     for mixer in mixers:
         mixer.scan_backend = SCAN_BACKEND
     try:
@@ -152,7 +152,7 @@ def _exportable(model: nn.Module) -> Iterator[None]:
 
 
 def _graphs(model: PersonSearchModel, batch: int, length: int) -> dict[str, Graph]:
-    """The graphs with example inputs; the last caption of a batch is one token shorter than the others."""
+    """Make the graphs with example inputs. The last caption of a batch is one token shorter than the others."""
     generator = torch.Generator().manual_seed(batch * length)
     encoder, sizes = model.image_encoder, model.text_encoder.sizes
     height, width = (side * encoder.patch_size for side in encoder.grid)
@@ -184,7 +184,7 @@ def _dynamic_shapes(graph: Graph, model: PersonSearchModel) -> dict[str, dict[in
 
 @torch.no_grad()
 def _deviation(path: Path, graph: Graph) -> float:
-    """Largest difference between what onnxruntime and PyTorch make of the graph's inputs."""
+    """Return the largest difference between the outputs of onnxruntime and of PyTorch."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

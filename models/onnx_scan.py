@@ -10,7 +10,9 @@ import torch
 from onnxscript import FLOAT, graph, script
 from onnxscript import opset18 as op
 from torch import Tensor
-from torch.nn import functional as F
+
+from models.selective_scan.directions import Scan
+from models.selective_scan.reference import scan_by_recurrence
 
 
 @script(default_opset=op)
@@ -47,29 +49,16 @@ def _shape(delta: Tensor, delta_u: Tensor, b: Tensor, c: Tensor, a: Tensor, star
 TRANSLATIONS = {torch.ops.mamba_tbps.scan_forward.default: scan_forward}
 
 
-def selective_scan_onnx(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-) -> Tensor:
-    """As `selective_scan_reference`, for one group in B and C."""
-    if delta_bias is not None:
-        delta = delta + delta_bias[:, None]
-    if delta_softplus:
-        delta = F.softplus(delta)
-    steps = [x.permute(2, 0, 1) for x in (delta, delta * u, B[:, 0], C[:, 0])]
+def scan_onnx(scan: Scan) -> Tensor:
+    """The scan, for one group in B and C."""
+    return scan_by_recurrence(scan, _recurrence)
+
+
+def _recurrence(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, reverse: bool) -> Tensor:
+    """A `Recurrence` of models/selective_scan/reference.py."""
+    steps = [x.permute(2, 0, 1) for x in (delta, delta * u)] + [x[:, 0].transpose(0, 1) for x in (B, C)]
     if reverse:
         steps = [x.flip(0) for x in steps]
     start = u.new_zeros(u.shape[0], *A.shape)
     y = torch.ops.mamba_tbps.scan_forward(*(x.contiguous() for x in steps), A, start)
-    y = (y.flip(0) if reverse else y).permute(1, 2, 0)
-    if D is not None:
-        y = y + D[:, None] * u
-    return y if z is None else y * F.silu(z)
+    return (y.flip(0) if reverse else y).permute(1, 2, 0)

@@ -5,7 +5,7 @@ import time
 import torch
 from torch import Tensor
 
-from models.selective_scan.build import cache_folder, load_kernels
+from models.selective_scan.compiler import cache_folder, load_kernels
 from models.selective_scan.interface import BACKENDS, choose_backend, selective_scan
 
 SHAPE = (2, 384, 197, 16)  # batch, dim, length, state

@@ -5,7 +5,6 @@ convolution with SiLU and then softplus, scan, sum and gate, lie matrix products
 Nothing is flipped, unless a backend needs it: convolution and scan run backwards.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,10 +13,11 @@ from torch.nn import functional as F
 
 from models.selective_scan import triton_conv, triton_scan
 from models.selective_scan.cpu_conv import can_convolve, conv_silu_cpu
-from models.selective_scan.interface import BACKENDS, choose_backend, selective_scan
+from models.selective_scan.directions import Direction, Scan
+from models.selective_scan.interface import scan_directions
 
 
-class Direction(NamedTuple):
+class DirectionWeights(NamedTuple):
     """The parameters of one direction, as Vim's checkpoints hold them."""
 
     conv_weight: Tensor  # (E, 1, K)
@@ -30,29 +30,30 @@ class Direction(NamedTuple):
 
 
 def bidirectional_mamba(
-    x: Tensor, z: Tensor, forward: Direction, backward: Direction, *, scale: float = 1.0, backend: str = "auto"
+    x: Tensor,
+    z: Tensor,
+    forward: DirectionWeights,
+    backward: DirectionWeights,
+    *,
+    scale: float = 1.0,
+    backend: str = "auto",
 ) -> Tensor:
     """x, z (B, L, E) -> scale * the sum of both directions, gated by z (B, L, E)."""
-    directions, (rank, state) = (forward, backward), (forward.dt_proj.shape[1], forward.A_log.shape[1])
-    u = conv_silu(x, forward, backward)
-    projected = [F.linear(u_d, d.x_proj) for u_d, d in zip(u, directions, strict=True)]  # (B, L, R + 2 * N) each
-    dt, B, C = zip(*(each.split([rank, state, state], dim=-1) for each in projected), strict=True)
-    delta = [F.linear(dt_d, d.dt_proj) for dt_d, d in zip(dt, directions, strict=True)]  # (B, L, E) each
-    return scan_both(
-        u,
-        delta,
-        [d.A_log for d in directions],
-        B,
-        C,
-        [d.D for d in directions],
-        [d.dt_bias for d in directions],
-        z,
-        scale=scale,
-        backend=backend,
-    )
+    u, u_b = conv_silu(x, forward, backward)
+    directions = _direction(u, forward, reverse=False), _direction(u_b, backward, reverse=True)
+    return scan_directions(Scan(directions, z, delta_softplus=True, log_A=True, scale=scale), backend)
 
 
-def conv_silu(x: Tensor, forward: Direction, backward: Direction) -> tuple[Tensor, Tensor]:
+def _direction(u: Tensor, weights: DirectionWeights, *, reverse: bool) -> Direction:
+    """What the scan reads: u (B, L, E), and the step size, B and C that are projected from it."""
+    rank, state = weights.dt_proj.shape[1], weights.A_log.shape[1]
+    dt, B, C = F.linear(u, weights.x_proj).split([rank, state, state], dim=-1)
+    delta = F.linear(dt, weights.dt_proj)  # (B, L, E)
+    B, C = B.unsqueeze(1), C.unsqueeze(1)  # (B, 1, L, N): one group
+    return Direction(u, delta, weights.A_log, B, C, weights.D, weights.dt_bias, reverse)
+
+
+def conv_silu(x: Tensor, forward: DirectionWeights, backward: DirectionWeights) -> tuple[Tensor, Tensor]:
     """Depthwise convolution and SiLU: x (B, L, E) -> the same for both directions, the second looking ahead."""
     parameters = (forward.conv_weight, forward.conv_bias, backward.conv_weight, backward.conv_bias)
     if can_convolve(x, forward.conv_weight):
@@ -70,46 +71,3 @@ def conv_silu(x: Tensor, forward: Direction, backward: Direction) -> tuple[Tenso
 @torch.compiler.assume_constant_result
 def _has_triton(device_type: str, dtype: torch.dtype) -> bool:
     return triton_scan.obstacle(device_type, dtype, 1) is None
-
-
-def scan_both(
-    u: Sequence[Tensor],
-    delta: Sequence[Tensor],
-    A_log: Sequence[Tensor],
-    B: Sequence[Tensor],
-    C: Sequence[Tensor],
-    D: Sequence[Tensor],
-    delta_bias: Sequence[Tensor],
-    z: Tensor,
-    *,
-    scale: float = 1.0,
-    backend: str = "auto",
-) -> Tensor:
-    """scale * silu(z) * (scan forwards + scan backwards), with A = -exp(A_log) and the softplus of delta.
-
-    Args, an entry for the forward and one for the backward direction: u, delta, z (B, L, E); A_log (E, N); B, C
-    (B, L, N); D, delta_bias (E,).
-    Returns: (B, L, E) in u's dtype.
-    """
-    name = choose_backend(backend, z.device.type, u[0].dtype, A_log[0].shape[1])
-    both = BACKENDS[name].both
-    if both is not None:
-        return both(u, delta, A_log, B, C, D, delta_bias, z, scale=scale)
-    sequences = zip(*([x.transpose(1, 2) for x in some] for some in (u, delta, B, C)), strict=True)
-    out = [
-        selective_scan(
-            u_d,
-            delta_d,
-            -torch.exp(A_log[d].float() if A_log[d].dtype != torch.float64 else A_log[d]),
-            B_d,
-            C_d,
-            D[d],
-            z.transpose(1, 2),
-            delta_bias[d],
-            delta_softplus=True,
-            reverse=d == 1,
-            backend=name,
-        )
-        for d, (u_d, delta_d, B_d, C_d) in enumerate(sequences)
-    ]
-    return ((out[0] + out[1]) * scale).transpose(1, 2)

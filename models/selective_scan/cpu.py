@@ -1,19 +1,16 @@
 """Selective scan by the compiled kernel (cpu_kernel.c): float32 arithmetic on float32 or bfloat16 tensors.
 
-One direction, or both directions of a mixer with the gate behind their sum. Registered as the custom operators
-mamba_tbps::selective_scan and mamba_tbps::selective_scan_backward, so torch.compile and torch.export see two opaque
-nodes with gradients. No tensor is copied, whatever its strides.
+The kernel computes one direction at a time. The second one adds to what the first has written and applies the gate.
+No sequence is copied, whatever its strides.
 """
-
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.selective_scan.build import Kernel, KernelUnavailable, load_kernels
-from models.selective_scan.cpu_structs import Scan, run, small_view_of, view_of
-from models.selective_scan.reference import selective_scan_reference
+from models.selective_scan.compiler import Kernel, KernelUnavailable, load_kernels
+from models.selective_scan.cpu_structs import ScanStruct, projection_view, run, sequence_view
+from models.selective_scan.custom_operator import Gradients, Kept, ScanPasses, scan_operator
+from models.selective_scan.directions import Direction, Scan
 
 CHUNK = 16  # steps per kept state, as in cpu_kernel.c
 STATE_MULTIPLE = 4  # UNROLL in cpu_kernel.c
@@ -38,205 +35,92 @@ def obstacle(device_type: str, dtype: torch.dtype, state: int) -> str | None:
     return None
 
 
-def selective_scan_cpu(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-) -> Tensor:
-    """As `selective_scan_reference`, but u must be float32 or bfloat16. Delta and z may differ from it in that."""
-    if u.numel() == 0:  # nothing to gain, and the sums over the batch would have no first term
-        return selective_scan_reference(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
-    D_, bias = ([] if x is None else [x] for x in (D, delta_bias))
-    return _scan([u], [delta], [A], [B], [C], D_, bias, z, delta_softplus, reverse, 1.0)
+class CpuPasses(ScanPasses):
+    """The results of the backward pass are the gradients of
+
+        u, delta     (directions, batch, length, dim)
+        z            (batch, length, dim)
+        B, C         (directions, parts, 2, batch, length, groups, state)
+        A, D, bias   (directions, batch, dim, state + 2)
+
+    In the last two, [:, 0] is the sum over the second axis and the rest is working memory.
+    """
+
+    dtypes = DTYPES
+
+    def prepare(self, scan: Scan) -> Scan:
+        return super().prepare(scan.with_plain_A())
+
+    def empty_outputs(self, scan: Scan, keep: bool) -> tuple[Tensor, Kept]:
+        first = scan.directions[0]
+        chunks = -(-first.u.shape[1] // CHUNK)
+        shape = (len(scan.directions), *_states_shape(first, chunks)) if keep else (0,)
+        states = first.u.new_empty(shape, dtype=torch.float32)
+        return _empty_like(first.u, first.u), Kept(first.u.new_empty(0), states)
+
+    def forward(self, scan: Scan, keep: bool) -> tuple[Tensor, Kept]:
+        out, kept = outputs = self.empty_outputs(scan, keep)
+        structs = _describe(scan)
+        for d, struct in enumerate(structs):
+            memory = kept.states[d] if keep else kept.states.new_empty(_states_shape(scan.directions[d], 1))
+            struct.keep_states, struct.states = keep, memory.data_ptr()
+            struct.out = sequence_view(out)
+            if d > 0:
+                struct.base = sequence_view(out)
+            if d == len(structs) - 1 and scan.z is not None:
+                struct.z = sequence_view(scan.z)
+            run(_kernel().forward, struct)
+        return outputs
+
+    def empty_gradients(self, scan: Scan) -> list[Tensor]:
+        u, delta, _, B, *_ = scan.directions[0]
+        (batch, groups, length, state), dim, directions = B.shape, u.shape[2], len(scan.directions)
+        parts = _partition(batch, dim, groups)[0]
+        return [
+            _empty_like(u, u, directions),
+            _empty_like(delta, u, directions),
+            u.new_empty(0) if scan.z is None else _empty_like(scan.z, u),
+            u.new_empty((directions, parts, 2, batch, length, groups, state), dtype=torch.float32),
+            u.new_empty((directions, batch, dim, state + 2), dtype=torch.float32),
+        ]
+
+    def backward(self, scan: Scan, grad_out: Tensor, kept: Kept) -> list[Tensor]:
+        grad_u, grad_delta, grad_z, grad_BC, grad_parameters = results = self.empty_gradients(scan)
+        structs = _describe(scan)
+        for d, struct in reversed(list(enumerate(structs))):
+            struct.keep_states, struct.states = True, kept.states[d].data_ptr()
+            struct.grad_out = sequence_view(grad_out)
+            struct.grad_u, struct.grad_delta = sequence_view(grad_u[d]), sequence_view(grad_delta[d])
+            if scan.z is not None:
+                struct.z = sequence_view(scan.z)
+                # What the second direction adds to the sum before the gate waits where the first one puts z's gradient.
+                if d > 0:
+                    struct.y = sequence_view(grad_z)
+                else:
+                    struct.grad_z = sequence_view(grad_z)
+                    if len(structs) == 2:
+                        struct.base = sequence_view(grad_z)
+            struct.grad_B, struct.grad_C = (projection_view(each.transpose(1, 2)) for each in grad_BC[d, 0])
+            struct.part_stride, struct.grad_parameters = grad_BC.stride(1), grad_parameters[d].data_ptr()
+            run(_kernel().backward, struct)
+        return results
+
+    def gradients(self, results: list[Tensor]) -> Gradients:
+        grad_u, grad_delta, grad_z, grad_BC, grad_parameters = results
+        grad_B, grad_C = grad_BC[:, 0].permute(1, 0, 2, 4, 3, 5)  # (directions, batch, groups, length, state) each
+        grad_A, grad_D, grad_bias = grad_parameters[:, 0].split([grad_parameters.shape[-1] - 2, 1, 1], dim=2)
+        return Gradients(grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D.squeeze(2), grad_bias.squeeze(2), grad_z)
 
 
-def scan_directions_cpu(
-    u: Sequence[Tensor],
-    delta: Sequence[Tensor],
-    A_log: Sequence[Tensor],
-    B: Sequence[Tensor],
-    C: Sequence[Tensor],
-    D: Sequence[Tensor],
-    delta_bias: Sequence[Tensor],
-    z: Tensor,
-    *,
-    scale: float,
-) -> Tensor:
-    """Forward and backward direction of a mixer; arguments and result as `bidirectional.scan_both` has them."""
-    if z.numel() == 0:
-        return z * sum(x.sum() for x in (*u, *delta, *A_log, *B, *C, *D, *delta_bias))  # zeros for every gradient
-    u, delta = ([x.transpose(1, 2) for x in some] for some in (u, delta))
-    A = [-each.float().exp() for each in A_log]
-    B, C = ([x.transpose(1, 2).unsqueeze(1) for x in some] for some in (B, C))
-    return _scan(u, delta, A, B, C, D, delta_bias, z.transpose(1, 2), True, False, scale).transpose(1, 2)
-
-
-def _scan(
-    u: Sequence[Tensor],
-    delta: Sequence[Tensor],
-    A: Sequence[Tensor],
-    B: Sequence[Tensor],
-    C: Sequence[Tensor],
-    D: Sequence[Tensor],
-    delta_bias: Sequence[Tensor],
-    z: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-    scale: float,
-) -> Tensor:
-    """scale * silu(z) * the sum over one or two directions, the second of which runs the other way than the first."""
-    tensors = (*u, *delta, *A, *B, *C, *D, *delta_bias, *([] if z is None else [z]))
-    keep = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
-    delta, z = [_in_dtypes(each) for each in delta], None if z is None else _in_dtypes(z)
-    A, D, delta_bias = ([each.float().contiguous() for each in some] for some in (A, D, delta_bias))
-    B, C = ([each.float() for each in some] for some in (B, C))
-    return _forward(u, delta, A, B, C, D, delta_bias, z, delta_softplus, reverse, scale, keep)[0]
-
-
-def _in_dtypes(x: Tensor) -> Tensor:
-    return x if x.dtype in DTYPES else x.float()
-
-
-@torch.library.custom_op("mamba_tbps::selective_scan", mutates_args=(), device_types="cpu")
-def _forward(
-    u: Sequence[Tensor],
-    delta: Sequence[Tensor],
-    A: Sequence[Tensor],
-    B: Sequence[Tensor],
-    C: Sequence[Tensor],
-    D: Sequence[Tensor],
-    delta_bias: Sequence[Tensor],
-    z: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-    scale: float,
-    keep: bool,
-) -> tuple[Tensor, Tensor]:
-    """(out, states before each chunk); the second is empty unless `keep`."""
-    out, states = outputs = _forward_outputs(u, A, B, keep)
-    for d, scan in enumerate(_describe(u, delta, A, B, C, D, delta_bias, delta_softplus, reverse, scale)):
-        memory = states[d] if keep else states.new_empty(_states_shape(u[d], A[d], B[d], 1))
-        scan.keep_states, scan.states = keep, memory.data_ptr()
-        scan.out = view_of(out)
-        if d > 0:
-            scan.base = view_of(out)
-        if d == len(u) - 1 and z is not None:
-            scan.z = view_of(z)
-        run(_kernel().forward, scan)
-    return outputs
-
-
-@_forward.register_fake
-def _forward_fake(u, delta, A, B, C, D, delta_bias, z, delta_softplus, reverse, scale, keep):  # type: ignore[no-untyped-def]
-    return _forward_outputs(u, A, B, keep)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *lists, z, ctx.delta_softplus, ctx.reverse, ctx.scale, _ = inputs
-    ctx.lengths, ctx.has_z = [len(each) for each in lists], z is not None
-    ctx.save_for_backward(*(x for each in lists for x in each), *([] if z is None else [z]), output[1])
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
-    saved = iter(ctx.saved_tensors)
-    u, delta, A, B, C, D, delta_bias = ([next(saved) for _ in range(count)] for count in ctx.lengths)
-    z, states = next(saved) if ctx.has_z else None, next(saved)
-    if grad_out is None:
-        return (*([None] * count for count in ctx.lengths), None, None, None, None, None)
-    grad_u, grad_delta, grad_z, grad_BC, grad_parameters = _backward_op(
-        grad_out, u, delta, A, B, C, D, delta_bias, z, states, ctx.delta_softplus, ctx.reverse, ctx.scale
-    )
-    grad_B, grad_C = grad_BC[:, 0].permute(1, 0, 2, 4, 5, 3)  # (directions, batch, groups, state, length) each
-    grad_A, grad_D, grad_bias = grad_parameters[:, 0].split([A[0].shape[1], 1, 1], dim=2)
-    grads = (grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D.squeeze(2), grad_bias.squeeze(2))
-    of_lists = [list(grad[:count].unbind(0)) for grad, count in zip(grads, ctx.lengths, strict=True)]
-    return (*of_lists, grad_z if ctx.has_z else None, None, None, None, None)
-
-
-_forward.register_autograd(_backward, setup_context=_setup_context)
-
-
-@torch.library.custom_op("mamba_tbps::selective_scan_backward", mutates_args=(), device_types="cpu")
-def _backward_op(
-    grad_out: Tensor,
-    u: Sequence[Tensor],
-    delta: Sequence[Tensor],
-    A: Sequence[Tensor],
-    B: Sequence[Tensor],
-    C: Sequence[Tensor],
-    D: Sequence[Tensor],
-    delta_bias: Sequence[Tensor],
-    z: Tensor | None,
-    states: Tensor,
-    delta_softplus: bool,
-    reverse: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    assert states.numel() > 0, "the forward pass has kept no states"
-    grads = _backward_outputs(u, delta, A, B, z)
-    grad_u, grad_delta, grad_z, grad_BC, grad_parameters = grads
-    scans = list(enumerate(_describe(u, delta, A, B, C, D, delta_bias, delta_softplus, reverse, scale)))
-    for d, scan in reversed(scans):
-        scan.keep_states, scan.states, scan.grad_out = True, states[d].data_ptr(), view_of(grad_out)
-        scan.grad_u, scan.grad_delta = view_of(grad_u[d]), view_of(grad_delta[d])
-        if z is not None:
-            scan.z = view_of(z)
-            if d > 0:  # what it adds to the sum before the gate waits where the first direction puts the gradient of z
-                scan.y = view_of(grad_z)
-            else:
-                scan.grad_z = view_of(grad_z)
-                if len(u) == 2:
-                    scan.base = view_of(grad_z)
-        scan.grad_B, scan.grad_C = (small_view_of(each.permute(0, 2, 3, 1)) for each in grad_BC[d, 0])
-        scan.part_stride, scan.grad_parameters = grad_BC.stride(1), grad_parameters[d].data_ptr()
-        run(_kernel().backward, scan)
-    return grads
-
-
-@_backward_op.register_fake
-def _backward_fake(grad_out, u, delta, A, B, C, D, delta_bias, z, states, delta_softplus, reverse, scale):  # type: ignore[no-untyped-def]
-    return _backward_outputs(u, delta, A, B, z)
-
-
-def _forward_outputs(
-    u: Sequence[Tensor], A: Sequence[Tensor], B: Sequence[Tensor], keep: bool
-) -> tuple[Tensor, Tensor]:
-    chunks = -(-u[0].shape[2] // CHUNK)
-    kept = (len(u), *_states_shape(u[0], A[0], B[0], chunks)) if keep else (0,)
-    return _empty_like(u[0], u[0]), u[0].new_empty(kept, dtype=torch.float32)
-
-
-def _backward_outputs(
-    u: Sequence[Tensor], delta: Sequence[Tensor], A: Sequence[Tensor], B: Sequence[Tensor], z: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of u, delta (directions, batch, dim, length) and z, of B and C (directions, parts, 2, batch, length,
-    groups, state) and of A, D, delta_bias (directions, batch, dim, state + 2); in the last two, [:, 0] is the sum and
-    the rest working memory."""
-    (batch, groups, state, length), dim, directions = B[0].shape, u[0].shape[1], len(u)
-    parts = _partition(batch, dim, groups)[0]
-    return (
-        _empty_like(u[0], u[0], directions),
-        _empty_like(delta[0], u[0], directions),
-        u[0].new_empty(0) if z is None else _empty_like(z, u[0]),
-        u[0].new_empty((directions, parts, 2, batch, length, groups, state), dtype=torch.float32),
-        u[0].new_empty((directions, batch, dim, state + 2), dtype=torch.float32),
-    )
+scan_cpu = scan_operator("selective_scan", CpuPasses(), device_types="cpu")
 
 
 def _empty_like(x: Tensor, order: Tensor, *axes: int) -> Tensor:
     """Dense and empty, of the dtype of x, channel-last in memory if `order` is, with more axes before if given."""
-    batch, dim, length = x.shape
-    if order.stride(1) <= order.stride(2):
-        return x.new_empty((*axes, batch, length, dim)).transpose(-1, -2)
-    return x.new_empty((*axes, batch, dim, length))
+    batch, length, dim = x.shape
+    if order.stride(2) <= order.stride(1):
+        return x.new_empty((*axes, batch, length, dim))
+    return x.new_empty((*axes, batch, dim, length)).transpose(-1, -2)
 
 
 def _partition(batch: int, dim: int, groups: int) -> tuple[int, int]:
@@ -248,36 +132,27 @@ def _partition(batch: int, dim: int, groups: int) -> tuple[int, int]:
     return -(-channels // (blocks * lanes)), blocks
 
 
-def _states_shape(u: Tensor, A: Tensor, B: Tensor, chunks: int) -> tuple[int, ...]:
-    parts, blocks = _partition(u.shape[0], u.shape[1], B.shape[1])
-    padded_state = -(-A.shape[1] // STATE_MULTIPLE) * STATE_MULTIPLE
-    return (u.shape[0] * B.shape[1] * parts, chunks, blocks, padded_state, _kernel().lanes)
+def _states_shape(direction: Direction, chunks: int) -> tuple[int, ...]:
+    (batch, _, dim), groups, state = direction.u.shape, direction.B.shape[1], direction.A.shape[1]
+    parts, blocks = _partition(batch, dim, groups)
+    padded_state = -(-state // STATE_MULTIPLE) * STATE_MULTIPLE
+    return batch * groups * parts, chunks, blocks, padded_state, _kernel().lanes
 
 
-def _describe(
-    u: Sequence[Tensor],
-    delta: Sequence[Tensor],
-    A: Sequence[Tensor],
-    B: Sequence[Tensor],
-    C: Sequence[Tensor],
-    D: Sequence[Tensor],
-    delta_bias: Sequence[Tensor],
-    delta_softplus: bool,
-    reverse: bool,
-    scale: float,
-) -> list[Scan]:
+def _describe(scan: Scan) -> list[ScanStruct]:
     """struct scan of each direction, with all that the two passes share."""
-    scans = []
-    for d in range(len(u)):
-        (batch, dim, length), (groups, state) = u[d].shape, B[d].shape[1:3]
+    structs = []
+    for u, delta, A, B, C, D, delta_bias, reverse in scan.directions:
+        (batch, length, dim), (_, groups, _, state) = u.shape, B.shape
         sizes = (batch, dim, length, state, groups, *_partition(batch, dim, groups))
-        scan = Scan(*sizes, delta_softplus, reverse != (d == 1))
-        scan.threads, scan.scale = torch.get_num_threads(), scale
-        scan.u, scan.delta, scan.B, scan.C = view_of(u[d]), view_of(delta[d]), small_view_of(B[d]), small_view_of(C[d])
-        scan.A = A[d].data_ptr()
-        scan.D, scan.bias = (each[d].data_ptr() if each else None for each in (D, delta_bias))
-        scans.append(scan)
-    return scans
+        struct = ScanStruct(*sizes, scan.delta_softplus, reverse)
+        struct.threads, struct.scale = torch.get_num_threads(), scan.scale
+        struct.u, struct.delta = sequence_view(u), sequence_view(delta)
+        struct.B, struct.C = projection_view(B), projection_view(C)
+        struct.A = A.data_ptr()
+        struct.D, struct.bias = (None if x is None else x.data_ptr() for x in (D, delta_bias))
+        structs.append(struct)
+    return structs
 
 
 def _kernel() -> Kernel:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.selective_scan.build import KernelUnavailable, load_kernels
-from models.selective_scan.cpu_structs import Conv, run, view_of
+from models.selective_scan.compiler import KernelUnavailable, load_kernels
+from models.selective_scan.cpu_structs import ConvStruct, run, sequence_view
 
 MAX_TAPS = 8
 
@@ -45,7 +45,7 @@ def conv_silu_cpu(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bia
 def _forward(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor) -> tuple[Tensor, Tensor]:
     outputs = x.new_empty(x.shape), x.new_empty(x.shape)
     for out, conv in zip(outputs, _describe(x, weight, bias, weight_b, bias_b), strict=True):
-        conv.out = view_of(out.transpose(1, 2))
+        conv.out = sequence_view(out)
         run(load_kernels()[0].conv_forward, conv)
     return outputs
 
@@ -76,7 +76,7 @@ def _backward_op(
     grad_x, grad_parameters = grads = _gradients(x, weight)
     for d, conv in enumerate(_describe(x, weight, bias, weight_b, bias_b)):
         own_grad = grad_out if d == 0 else grad_out_b
-        conv.grad_out, conv.grad_x = view_of(own_grad.transpose(1, 2)), view_of(grad_x.transpose(1, 2))
+        conv.grad_out, conv.grad_x = sequence_view(own_grad), sequence_view(grad_x)
         conv.accumulate, conv.grad_parameters = d > 0, grad_parameters[d].data_ptr()
         run(load_kernels()[0].conv_backward, conv)
     return grads
@@ -94,11 +94,11 @@ def _gradients(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(parameters, dtype=torch.float32)
 
 
-def _describe(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor) -> list[Conv]:
+def _describe(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor) -> list[ConvStruct]:
     """struct conv of each direction, with all that the two passes share."""
     (batch, length, dim), convs = x.shape, []
     for reverse, (own_weight, own_bias) in enumerate(((weight, bias), (weight_b, bias_b))):
-        conv = Conv(batch, dim, length, own_weight.shape[-1], reverse, torch.get_num_threads())
-        conv.x, conv.weight, conv.bias = view_of(x.transpose(1, 2)), own_weight.data_ptr(), own_bias.data_ptr()
+        conv = ConvStruct(batch, dim, length, own_weight.shape[-1], reverse, torch.get_num_threads())
+        conv.x, conv.weight, conv.bias = sequence_view(x), own_weight.data_ptr(), own_bias.data_ptr()
         convs.append(conv)
     return convs

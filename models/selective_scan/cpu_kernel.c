@@ -1,6 +1,6 @@
 /* Selective scan on CPUs, forward and backward; cpu.py calls it, reference.py holds the formulas.
  *
- * Plain C with GCC/Clang vector extensions. build.py compiles this file once per instruction set (SUFFIX is appended to
+ * Plain C with GCC/Clang vector extensions. compiler.py compiles this file once per instruction set (SUFFIX is appended to
  * the exported names) into one library and takes the first of them that supported() accepts.
  *
  * - A vector holds LANES neighbouring channels (a block), so that a scan step needs no sum across lanes.

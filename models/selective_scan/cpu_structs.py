@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 class View(ctypes.Structure):
-    """struct view: a tensor (batch, channel, time)."""
+    """struct view: a tensor with its strides."""
 
     _fields_ = [("data", ctypes.c_void_p), *((n, ctypes.c_int64) for n in ("batch", "channel", "time", "is_bf16"))]
 
 
 class SmallView(ctypes.Structure):
-    """struct small_view: a float32 tensor (batch, group, state, time)."""
+    """struct small_view: a float32 tensor with its strides."""
 
     _fields_ = [("data", ctypes.c_void_p), *((n, ctypes.c_int64) for n in ("batch", "group", "state", "time"))]
 
@@ -35,7 +35,7 @@ _SIZES = (
 _VIEWS = ("u", "delta", "z", "out", "grad_out", "grad_u", "grad_delta", "grad_z", "base", "y")
 
 
-class Scan(ctypes.Structure):
+class ScanStruct(ctypes.Structure):
     """struct scan."""
 
     _fields_ = [
@@ -50,7 +50,7 @@ class Scan(ctypes.Structure):
     ]
 
 
-class Conv(ctypes.Structure):
+class ConvStruct(ctypes.Structure):
     """struct conv."""
 
     _fields_ = [
@@ -60,12 +60,16 @@ class Conv(ctypes.Structure):
     ]
 
 
-def view_of(x: Tensor) -> View:
-    return View(x.data_ptr(), *x.stride(), x.dtype == torch.bfloat16)
+def sequence_view(x: Tensor) -> View:
+    """x: (batch, time, channel)."""
+    batch, time, channel = x.stride()
+    return View(x.data_ptr(), batch, channel, time, x.dtype == torch.bfloat16)
 
 
-def small_view_of(x: Tensor) -> SmallView:
-    return SmallView(x.data_ptr(), *x.stride())
+def projection_view(x: Tensor) -> SmallView:
+    """x, B or C or a gradient of theirs: (batch, group, time, state), float32."""
+    batch, group, time, state = x.stride()
+    return SmallView(x.data_ptr(), batch, group, state, time)
 
 
 def run(function: Any, described: ctypes.Structure) -> None:

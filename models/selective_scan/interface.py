@@ -1,7 +1,7 @@
-"""The one function that models call, its checks, and the choice among the backends.
+"""The choice among the backends, and the general form of the scan with its checks.
 
-A backend is a callable with the arguments of `selective_scan_reference` (B and C with the same number of groups) and a
-function that says whether it can take given tensors. Adding one means adding a row to `BACKENDS`.
+A backend is a function that computes a `Scan` (directions.py) and one that says whether it can work on given tensors.
+To add one, add a row to `BACKENDS`.
 """
 
 import logging
@@ -12,32 +12,37 @@ import torch
 from torch import Tensor
 
 from models.selective_scan import cpu, mamba_ssm, numba_scan, triton_scan
-from models.selective_scan.reference import selective_scan_reference
+from models.selective_scan.directions import Direction, Scan
+from models.selective_scan.reference import scan_reference
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 
 class Backend(NamedTuple):
-    scan: Callable[..., Tensor]
+    scan: Callable[[Scan], Tensor]
     # (device type, dtype of u, state size) -> None where the backend can work on such tensors, else one line why not.
     obstacle: Callable[[str, torch.dtype, int], str | None]
     device_type: str | None = None  # the only one for which the obstacle is worth telling
-    both: Callable[..., Tensor] | None = None  # both directions in one call: bidirectional.scan_both
 
 
 # In the order in which "auto" tries them; the last one always works.
 BACKENDS = {
-    "mamba-ssm": Backend(
-        mamba_ssm.selective_scan_mamba_ssm, mamba_ssm.obstacle, "cuda", mamba_ssm.scan_directions_mamba_ssm
-    ),
-    "triton": Backend(
-        triton_scan.selective_scan_triton, triton_scan.obstacle, "cuda", triton_scan.scan_directions_triton
-    ),
-    "cpu": Backend(cpu.selective_scan_cpu, cpu.obstacle, "cpu", cpu.scan_directions_cpu),
-    "numba": Backend(numba_scan.selective_scan_numba, numba_scan.obstacle, "cpu"),
-    "reference": Backend(selective_scan_reference, lambda device_type, dtype, state: None),
+    "mamba-ssm": Backend(mamba_ssm.scan_mamba_ssm, mamba_ssm.obstacle, "cuda"),
+    "triton": Backend(triton_scan.scan_triton, triton_scan.obstacle, "cuda"),
+    "cpu": Backend(cpu.scan_cpu, cpu.obstacle, "cpu"),
+    "numba": Backend(numba_scan.scan_numba, numba_scan.obstacle, "cpu"),
+    "reference": Backend(scan_reference, lambda device_type, dtype, state: None),
 }
+
+
+def scan_directions(scan: Scan, backend: str = "auto") -> Tensor:
+    """Compute a scan of correct shapes, (batch, length, dim), differentiable in all tensors.
+
+    Raises: ValueError on an unknown backend or one that cannot work on these tensors.
+    """
+    u, A = scan.directions[0].u, scan.directions[0].A
+    return BACKENDS[choose_backend(backend, u.device.type, u.dtype, A.shape[1])].scan(scan)
 
 
 def selective_scan(
@@ -53,7 +58,7 @@ def selective_scan(
     reverse: bool = False,
     backend: str = "auto",
 ) -> Tensor:
-    """Selective state-space scan, differentiable in all tensors; reference.py holds the formulas.
+    """Selective state-space scan in one direction, differentiable in all tensors; reference.py has the formulas.
 
     Args:
         u, delta, z: (batch, dim, length), any strides. Channel-last memory, i.e. `x.transpose(1, 2)` of a contiguous
@@ -68,10 +73,12 @@ def selective_scan(
     Returns: (batch, dim, length) in u's dtype; the state is kept in float32 (float64 where u is float64).
     Raises: ValueError on wrong shapes, an unknown backend or one that cannot work on these tensors.
     """
-    _check_shapes(u, delta, A, B, C, D, z, delta_bias)
-    name = choose_backend(backend, u.device.type, u.dtype, A.shape[1])
+    _check_shapes(u, A, {"delta": delta, "z": z}, {"D": D, "delta_bias": delta_bias}, {"B": B, "C": C})
     B, C = _with_equal_groups(_with_groups(B, u), _with_groups(C, u), u.shape[1])
-    return BACKENDS[name].scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+    of_time = u.transpose(1, 2), delta.transpose(1, 2)
+    direction = Direction(*of_time, A, B.transpose(2, 3), C.transpose(2, 3), D, delta_bias, reverse)
+    gate = None if z is None else z.transpose(1, 2)
+    return scan_directions(Scan((direction,), gate, delta_softplus, log_A=False, scale=1.0), backend).transpose(1, 2)
 
 
 @torch.compiler.assume_constant_result
@@ -112,30 +119,27 @@ def available_backends(device_type: str, dtype: torch.dtype, state: int = 16) ->
 
 def _check_shapes(
     u: Tensor,
-    delta: Tensor,
     A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
+    sequences: dict[str, Tensor | None],
+    of_channels: dict[str, Tensor | None],
+    projections: dict[str, Tensor],
 ) -> None:
     if u.ndim != 3 or u.shape[2] == 0:
         raise ValueError(f"selective_scan: u must be (batch, dim, length > 0), got {tuple(u.shape)}")
     batch, dim, length = u.shape
-    for name, tensor in {"delta": delta, "z": z}.items():
+    for name, tensor in sequences.items():
         if tensor is not None and tensor.shape != u.shape:
             raise ValueError(
                 f"selective_scan: {name} must be shaped like u {tuple(u.shape)}, got {tuple(tensor.shape)}"
             )
     if A.ndim != 2 or A.shape[0] != dim or A.shape[1] == 0:
         raise ValueError(f"selective_scan: A must be (dim = {dim}, state > 0), got {tuple(A.shape)}")
-    for name, tensor in {"D": D, "delta_bias": delta_bias}.items():
+    for name, tensor in of_channels.items():
         if tensor is not None and tensor.shape != (dim,):
             raise ValueError(f"selective_scan: {name} must be (dim = {dim},), got {tuple(tensor.shape)}")
     state = A.shape[1]
-    for name, tensor in {"B": B, "C": C}.items():
-        shape = tuple(tensor.shape)
+    for name, projection in projections.items():
+        shape = tuple(projection.shape)
         grouped = len(shape) == 4 and shape[1] > 0 and dim % shape[1] == 0 and shape == (batch, shape[1], state, length)
         if not grouped and shape not in ((batch, state, length), (dim, state)):
             raise ValueError(

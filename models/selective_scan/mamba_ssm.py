@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from models.selective_scan.reference import selective_scan_reference
+from models.selective_scan.directions import Scan
+from models.selective_scan.reference import scan_reference
 from models.selective_scan.self_test import trouble
 
 DEVICE_TYPE = "cuda"
@@ -30,66 +31,37 @@ def obstacle(device_type: str, dtype: torch.dtype, state: int) -> str | None:
         return f"it keeps at most {MAX_STATE} states per channel, not {state}"
     if importlib.util.find_spec("mamba_ssm") is None:
         return "mamba-ssm is not installed (pip install --no-build-isolation -r requirements-cuda.txt)"
-    return trouble(selective_scan_mamba_ssm, device_type)
+    return trouble(scan_mamba_ssm, device_type)
 
 
-def selective_scan_mamba_ssm(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-) -> Tensor:
-    """As `selective_scan_reference`, but u must be of a dtype in DTYPES, and what goes with it takes that dtype."""
-    if u.numel() == 0:  # the kernels are not made for a launch without work
-        return selective_scan_reference(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
-    sequences = [None if x is None else x.to(u.dtype) for x in (u, delta, B, C, z)]
-    if reverse:
-        sequences = [None if x is None else x.flip(-1) for x in sequences]
-    u_, delta_, B_, C_, z_ = sequences
-    parameters = [None if x is None else x.float() for x in (A, D, delta_bias)]
-    A_, D_, bias_ = parameters
-    out = _selective_scan_fn()(u_, delta_, A_, B_, C_, D_, z_, bias_, delta_softplus)
-    return out.flip(-1) if reverse else out
+def scan_mamba_ssm(scan: Scan) -> Tensor:
+    """The scan, where u is of a dtype in DTYPES; the other sequences, B and C take that dtype."""
+    if scan.is_empty:  # the kernels are not made for a launch without work
+        return scan_reference(scan)
+    u, delta, A, B, C, D, delta_bias, reverse = zip(*scan.with_plain_A().directions, strict=True)
 
+    def grouped(of_each: Sequence[Tensor]) -> Tensor:
+        """(batch, ..., length, channels) of each direction -> side by side, with time last and in the scan's order."""
+        time_last = [x.to(u[0].dtype).transpose(-1, -2) for x in of_each]
+        return torch.cat([_turned(*each) for each in zip(time_last, reverse, strict=True)], dim=1)
 
-def scan_directions_mamba_ssm(
-    u: Sequence[Tensor],
-    delta: Sequence[Tensor],
-    A_log: Sequence[Tensor],
-    B: Sequence[Tensor],
-    C: Sequence[Tensor],
-    D: Sequence[Tensor],
-    delta_bias: Sequence[Tensor],
-    z: Tensor,
-    *,
-    scale: float,
-) -> Tensor:
-    """Forward and backward direction of a mixer; arguments and result as `bidirectional.scan_both` has them."""
-
-    def groups(of_first: Tensor, of_second: Tensor) -> Tensor:
-        """(batch, length, channels) twice -> (batch, 2 * channels, length), the second reversed in time."""
-        return torch.cat((of_first.transpose(1, 2), of_second.transpose(1, 2).flip(-1)), dim=1)
-
-    out = selective_scan_mamba_ssm(
-        groups(*u),
-        groups(*delta),
-        -torch.cat(list(A_log)).float().exp(),
-        groups(*B).unflatten(1, (2, -1)),
-        groups(*C).unflatten(1, (2, -1)),
-        torch.cat(list(D)),
-        groups(z, z),
-        torch.cat(list(delta_bias)),
-        True,
-        False,
+    out = _selective_scan_fn()(
+        grouped(u),
+        grouped(delta),
+        torch.cat(A).float(),
+        grouped(B),
+        grouped(C),
+        None if D[0] is None else torch.cat(D).float(),
+        None if scan.z is None else grouped([scan.z] * len(u)),
+        None if delta_bias[0] is None else torch.cat(delta_bias).float(),
+        scan.delta_softplus,
     )
-    first, second = out.chunk(2, dim=1)
-    return ((first + second.flip(-1)) * scale).transpose(1, 2)
+    outputs = [_turned(*each) for each in zip(out.chunk(len(u), dim=1), reverse, strict=True)]
+    return scan.combine(outputs).transpose(1, 2)
+
+
+def _turned(x: Tensor, reverse: bool) -> Tensor:
+    return x.flip(-1) if reverse else x
 
 
 def _selective_scan_fn() -> Callable[..., Tensor]:

@@ -7,8 +7,10 @@ import importlib.util
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from models.selective_scan.directions import Scan
+from models.selective_scan.reference import scan_by_recurrence
 
 NUMBA = "numba"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -26,35 +28,14 @@ def obstacle(device_type: str, dtype: torch.dtype, state: int) -> str | None:
     return None
 
 
-def selective_scan_numba(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    reverse: bool,
-) -> Tensor:
-    """As `selective_scan_reference`, but u must be of a dtype in DTYPES."""
-    x, delta, A, B, C = (each.float() for each in (u, delta, A, B, C))
-    if delta_bias is not None:
-        delta = delta + delta_bias.float()[:, None]
-    if delta_softplus:
-        delta = F.softplus(delta)
-    y = _Recurrence.apply(x, delta, A, B, C, reverse)
-    if D is not None:
-        y = y + D.float()[:, None] * x
-    if z is not None:
-        y = y * F.silu(z.float())
-    y = y.to(u.dtype)
-    return y.transpose(1, 2).contiguous().transpose(1, 2) if u.stride(1) < u.stride(2) else y
+def scan_numba(scan: Scan) -> Tensor:
+    """The scan, where u is of a dtype in DTYPES; the result has u's memory order."""
+    out, u = scan_by_recurrence(scan, _Recurrence.apply), scan.directions[0].u
+    return out.contiguous() if u.stride(2) < u.stride(1) else out
 
 
 class _Recurrence(torch.autograd.Function):
-    """y[t] = sum over n of C[n, t] * x[n, t] of reference.py, all tensors in float32."""
+    """A `Recurrence` of reference.py, all tensors in float32."""
 
     @staticmethod
     @torch.compiler.disable
@@ -81,10 +62,10 @@ class _Recurrence(torch.autograd.Function):
         arguments = (grad_y.contiguous(), u, delta, A, B, C, grad_u, grad_delta, grad_A, *parts)
         set_num_threads(torch.get_num_threads())
         scan_backward(*(x.numpy() for x in arguments), ctx.reverse)
-        grad_B, grad_C = parts.sum(3).transpose(3, 4)
+        grad_B, grad_C = parts.sum(3)
         return grad_u, grad_delta, grad_A.sum(0), grad_B, grad_C, None
 
 
 def _time_last(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> list[Tensor]:
     """Dense, with a channel's times and a time's states next to each other in memory."""
-    return [x.detach().contiguous() for x in (u, delta, A, B.transpose(2, 3), C.transpose(2, 3))]
+    return [x.detach().contiguous() for x in (u, delta, A, B, C)]

@@ -9,13 +9,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from models.selective_scan.reference import selective_scan_reference
+from models.selective_scan.directions import Direction, Scan
+from models.selective_scan.reference import scan_reference
 
 TOLERANCE = 1e-3  # relative to the largest element
 
 
 @functools.cache
-def trouble(scan: Callable[..., Tensor], device_type: str) -> str | None:
+def trouble(scan: Callable[[Scan], Tensor], device_type: str) -> str | None:
     """None where `scan`, a backend, works on this device, else what is wrong, in a line. Tried once per process."""
     try:
         deviation = _deviation(scan, device_type)
@@ -27,7 +28,7 @@ def trouble(scan: Callable[..., Tensor], device_type: str) -> str | None:
     return None
 
 
-def _deviation(scan: Callable[..., Tensor], device_type: str) -> float:
+def _deviation(scan: Callable[[Scan], Tensor], device_type: str) -> float:
     """The largest deviation of output and gradients from the reference, relative to the largest element of each."""
     batch, dim, length, state, groups = 2, 8, 33, 4, 2
     generator = torch.Generator().manual_seed(0)
@@ -35,14 +36,22 @@ def _deviation(scan: Callable[..., Tensor], device_type: str) -> float:
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device_type).requires_grad_()
 
-    sequence, projected = (batch, dim, length), (batch, groups, state, length)
+    sequence, projected = (batch, length, dim), (batch, groups, length, state)
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device_type, enabled=False):
         A = -torch.rand(dim, state, generator=generator).to(device_type) * state
-        inputs = [normal(*sequence), normal(*sequence), A.requires_grad_(), normal(*projected), normal(*projected)]
-        inputs += [normal(dim), normal(*sequence), normal(dim)]
+        direction = Direction(
+            u=normal(*sequence),
+            delta=normal(*sequence),
+            A=A.requires_grad_(),
+            B=normal(*projected),
+            C=normal(*projected),
+            D=normal(dim),
+            delta_bias=normal(dim),
+            reverse=False,
+        )
+        problem = Scan((direction,), normal(*sequence), delta_softplus=True, log_A=False, scale=1.0)
         results = []
-        backends: list[Callable[..., Tensor]] = [scan, selective_scan_reference]
-        for each in backends:
-            out = each(*inputs, True, False)
-            results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+        for each in (scan, scan_reference):
+            out = each(problem)
+            results.append([out, *torch.autograd.grad(out.square().sum(), problem.tensors)])
     return max(((x - y).abs().max() / y.abs().max()).item() for x, y in zip(*results, strict=True))
