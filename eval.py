@@ -16,7 +16,7 @@ from dataset.tokenizer import load_tokenizer
 from evaluation.comparison import compare_files, comparison_json, comparison_table
 from evaluation.report import NO_PERTURBED, make_report, measures_table
 from evaluation.results import run_details, save_results
-from evaluation.retrieval import RETRIEVAL_TASKS, ScoringSettings, encode_gallery, score_captions
+from evaluation.retrieval import ScoringSettings, encode_gallery, score_captions
 from evaluation.robustness import measure_perturbed, perturbed_batches
 from models.build import build_model
 from models.person_search import PersonSearchModel
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def load_model(config: Config, checkpoint: Path, process: Process, *, trust: bool) -> PersonSearchModel:
     """The model in evaluation mode, filled from the checkpoint. The main process says what the checkpoint gave."""
-    model = build_model(config, tasks=RETRIEVAL_TASKS)
+    model = build_model(config)
     filled = initialise(model, checkpoint, trust=trust)
     if process.is_main:
         Console(stderr=True).print(report_table(filled, model))

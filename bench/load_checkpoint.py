@@ -35,12 +35,10 @@ def build(kind: str) -> PersonSearchModel:
     return PersonSearchModel(
         encoder,
         TextEncoder(sizes, image_width=encoder.width, fusion_layer=sizes.num_hidden_layers, full_cross_attention=False),
-        None,
         embed_dim=16,
         temperature=0.07,
         pixel_mean=(0.5, 0.5, 0.5),
         pixel_std=(0.5, 0.5, 0.5),
-        tasks=frozenset(),
     )
 
 

@@ -35,13 +35,14 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import BertTokenizer
 
 from bench.timing import seconds_of, take_turns
-from dataset.batches import Tokens, TrainBatch
+from dataset.batches import TrainBatch
 from dataset.captions import clean_caption
 from dataset.images import CachedImages, open_images
 from dataset.loaders import TrainLoader, build_train_loader
 from dataset.records import Record, parse_record, read_json_list, read_records
 from dataset.sets import TrainSet, load_train_set
 from dataset.synthpedes.generate import generate
+from dataset.texts import Texts
 from dataset.tokenizer import load_tokenizer
 from training.allocator import keep_freed_memory
 from utils.log import one_line_errors, set_up_logging
@@ -91,10 +92,10 @@ class PilSet(Dataset[TrainBatch]):
     def picture(self, path: Path) -> Image.Image:
         return self.once(Image.open(path).convert("RGB"))
 
-    def tokens(self, text: str) -> Tokens:
+    def tokens(self, text: str) -> Texts:
         pieces = self.tokenizer(clean_caption(text, MAX_WORDS), truncation=True, max_length=MAX_WORDS)
         input_ids = torch.tensor(pieces["input_ids"])
-        return Tokens(input_ids, torch.ones_like(input_ids), torch.zeros_like(input_ids))
+        return Texts(input_ids, torch.ones_like(input_ids), torch.zeros_like(input_ids))
 
 
 @one_line_errors

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from dataset.batches import CaptionBatch, ImageBatch, Tokens, collate
-from evaluation.retrieval import RETRIEVAL_TASKS
+from dataset.batches import CaptionBatch, ImageBatch, collate
+from dataset.texts import Texts
 from models.bert_layers import BertSizes
 from models.pair_scorer import PairScorer
 from models.person_search import PersonSearchModel
@@ -52,12 +52,10 @@ def whole_model(device: torch.device) -> PersonSearchModel:
     model = PersonSearchModel(
         encoder,
         TextEncoder(BertSizes(), image_width=IMAGE_WIDTH, fusion_layer=6),
-        None,
         embed_dim=256,
         temperature=0.07,
         pixel_mean=(0.5, 0.5, 0.5),
         pixel_std=(0.5, 0.5, 0.5),
-        tasks=RETRIEVAL_TASKS,
     )
     return model.to(device)
 
@@ -134,7 +132,7 @@ class RandomCaptions(Dataset[CaptionBatch]):
 
     def __getitem__(self, row: int) -> CaptionBatch:
         ids = self.input_ids[row]
-        return CaptionBatch(Tokens(ids, torch.ones_like(ids), torch.zeros_like(ids)), torch.tensor(row // 4))
+        return CaptionBatch(Texts(ids, torch.ones_like(ids), torch.zeros_like(ids)), torch.tensor(row // 4))
 
 
 def loaders(num_images: int, num_captions: int, batch_size: int, workers: int) -> tuple[DataLoader, DataLoader]:

@@ -21,8 +21,6 @@ from utils.distributed import Process, gather_objects, maximum
 from utils.log import progress
 from utils.precision import autocast
 
-RETRIEVAL_TASKS = frozenset({"itc", "itm"})  # keys of the losses that train what scores a gallery
-
 
 class Scores(NamedTuple):
     """Scores of every text-image pair, on the CPU in float32."""

@@ -38,7 +38,6 @@ from figures.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, new_figure,
 from models.attention_maps import default_layer, word_attention
 from utils.errors import UserError
 
-NEEDED = frozenset({"itm"})
 HEAT = LinearSegmentedColormap.from_list("heat", ["#FFFFFF", "#FED976", "#FD8D3C", "#E31A1C", "#800026"])
 CHUNK_COLOURS = ((BLUE, "white"), (ORANGE, INK), (GREEN, "white"), ("#CC79A7", INK), ("#56B4E9", INK), (RED, "white"))
 CELLS_PER_LINE = 10
@@ -72,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def make(args: argparse.Namespace) -> list[Path]:
     """`figures attention`: a map for every word of one caption on one image."""
-    models = load_models(args, NEEDED)
+    models = load_models(args)
     pair, title = _chosen(args, models[0])
     explained = [explain(loaded, pair, args.layer) for loaded in models]
     words = min((one.words for one in explained), key=len)  # one model may cut captions earlier than another

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from dataset.run_loaders import eval_loaders_of
-from evaluation.retrieval import RETRIEVAL_TASKS, embed_captions, embed_images
+from evaluation.retrieval import embed_captions, embed_images
 from figures.inputs import LoadedModel, add_model_arguments, load_models, name_of_data, positive
 from figures.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, new_figure, save
 from utils.distributed import start
@@ -82,7 +82,7 @@ def single_model(args: argparse.Namespace) -> LoadedModel:
     """The only model. Raises: UserError if several were given, or as `load_models`."""
     if len(args.checkpoint) > 1:
         raise UserError(f"one --checkpoint makes this figure, {len(args.checkpoint)} were given")
-    return load_models(args, RETRIEVAL_TASKS)[0]
+    return load_models(args)[0]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ import torch
 from dataset.run_loaders import eval_loaders_of, split_records
 from evaluation.comparison import check_same
 from evaluation.metrics import measure_queries, rank_gallery
-from evaluation.retrieval import RETRIEVAL_TASKS, score_gallery
+from evaluation.retrieval import score_gallery
 from evaluation.score_file import read_scores, score_arrays
 from figures.inputs import (
     LoadedModel,
@@ -188,7 +188,7 @@ def _from_files(args: argparse.Namespace, folders: Sequence[Path], names: list[s
 def _from_checkpoints(args: argparse.Namespace) -> tuple[str, list[Ranked]]:
     """The split, and the scores of each checkpoint, computed as eval.py does."""
     ranked = []
-    for path, model in zip(args.checkpoint, load_models(args, RETRIEVAL_TASKS), strict=True):
+    for path, model in zip(args.checkpoint, load_models(args), strict=True):
         place = Path(path)
         ranked.append(Ranked(model.name, place if place.is_dir() else place.parent, model.config, _score(model, args)))
     return args.split, ranked

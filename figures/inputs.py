@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BertTokenizer
 
 from dataset.captions import clean_caption
@@ -16,7 +16,7 @@ from dataset.images import read_image
 from dataset.records import Record
 from dataset.run_loaders import split_records
 from dataset.tokenizer import Encoded, encode, load_tokenizer
-from models.build import build_model
+from models.build import build_model, no_heads
 from models.person_search import PersonSearchModel
 from models.weights import check_complete, initialise
 from utils.config import load_config
@@ -86,8 +86,8 @@ def add_pair_arguments(parser: argparse.ArgumentParser, number: int) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
 
 
-def load_models(args: argparse.Namespace, tasks: frozenset[str]) -> list[LoadedModel]:
-    """Build the models of `add_model_arguments`, with the parts that the tasks (keys of losses) need.
+def load_models(args: argparse.Namespace, *, with_decoder: bool = False) -> list[LoadedModel]:
+    """Build the models of `add_model_arguments`, with the MAE decoder where it is needed.
 
     Raises: UserError if the numbers of arguments differ, or if a checkpoint does not fill its whole model.
     """
@@ -96,11 +96,15 @@ def load_models(args: argparse.Namespace, tasks: frozenset[str]) -> list[LoadedM
     device = start().device
     loaded = []
     for name, config, path in zip(names, configs, args.checkpoint, strict=True):
-        model = build_model(config, tasks)
+        model = build_model(config, _decoder if with_decoder else no_heads)
         check_complete(model, initialise(model, find_weights(path), trust=args.trust_checkpoint))
         tokenizer = load_tokenizer(config.model.text_encoder.name)
         loaded.append(LoadedModel(name, config, model.to(device).eval(), tokenizer, device))
     return loaded
+
+
+def _decoder(text_width: int, decoder: nn.Module) -> dict[str, nn.Module]:
+    return {"decoder": decoder}
 
 
 def load_configs(args: argparse.Namespace, number: int) -> list[Config]:

@@ -25,12 +25,10 @@ from figures.inputs import (
     read_input,
 )
 from figures.style import GREY, new_figure, save
-from losses.mae import mae_loss, patchify, unpatchify
+from losses.mae import KeptPatches, draw_kept_patches, mae_loss, patchify, unpatchify
 from models.person_search import PersonSearchModel
-from models.sampling import KeptPatches, draw_kept_patches
 from utils.errors import UserError
 
-NEEDED = frozenset({"mae"})
 HIDDEN_GREY = 0.72  # grey value of hidden patches, in [0, 1]
 CAPTION_INCHES, IMAGE_INCHES, GAP_INCHES, MARGIN_INCHES = 2.9, 1.0, 0.1, 0.15
 HEADER_INCHES, NOTE_INCHES, FOOTER_INCHES = 0.85, 0.3, 0.5
@@ -57,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def make(args: argparse.Namespace) -> list[Path]:
     """`figures mae`: a row per caption and image."""
-    models = load_models(args, NEEDED)
+    models = load_models(args, with_decoder=True)
     pairs = chosen_pairs(args, models[0].config)
     results = [[rebuild_pair(model, pair, args.seed + row) for model in models] for row, pair in enumerate(pairs)]
     ratios = " and ".join(dict.fromkeys(f"{100 * model.config.model.mask_ratio:g} %" for model in models))
@@ -86,13 +84,12 @@ def rebuild(model: PersonSearchModel, image: Tensor, input_ids: Tensor, kept: Ke
         kept: of one image.
     Raises: UserError if the model has no decoder.
     """
-    if model.decoder is None:
+    if "decoder" not in model.heads:
         raise UserError("this model has no decoder to rebuild images with")
     normalised, patch = model.normalize(image), model.image_encoder.patch_size
     text_mask = torch.ones_like(input_ids)
     text, _ = model.encode_text(input_ids, text_mask)
-    kept_features = model.image_encoder.encode_masked(normalised, kept.kept)
-    prediction = model.decoder(kept_features, kept.kept, text.tokens, text_mask)  # (1, N, P*P*3)
+    prediction = model.reconstruct(normalised, kept.kept, text.tokens, text_mask)  # (1, N, P*P*3)
     patches = patchify(normalised, patch)
     hidden = kept.masked[..., None]  # (1, N, 1)
     colours = patches.unflatten(2, (-1, 3))  # (1, N, P*P, 3)

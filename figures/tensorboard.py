@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dataset.batches import Tokens, collate, to_device
+from dataset.batches import collate, to_device
+from dataset.texts import Texts
 from evaluation.metrics import rank_gallery
 from evaluation.retrieval import Scores
+from losses.mae import KeptPatches, draw_kept_patches
 from models.person_search import PersonSearchModel
-from models.sampling import KeptPatches, draw_kept_patches
-from training.loop import Run
+from training.run import Run
 from training.state import TrainState
 from utils.precision import autocast
 
@@ -37,7 +38,7 @@ def show_examples(state: TrainState, scores: Scores, run: Run) -> None:
     run.log.write_text(
         "retrievals", f"One row per caption, best first; green: the right person.\n\n{texts}", state.step
     )
-    if state.model.decoder is None:
+    if "decoder" not in state.model.heads:
         return
     own = (scores.text_person_id[rows, None] == scores.image_person_id).int().argmax(dim=1)  # each caption's image
     pixels = torch.stack([images[int(place)].image for place in own]).to(run.process.device)
@@ -64,7 +65,7 @@ def ranking(rows: list[Tensor], right: Tensor) -> Tensor:
     return torch.cat(framed, dim=1)
 
 
-def reconstruction(model: PersonSearchModel, images: Tensor, tokens: Tokens, mask_ratio: float) -> Tensor:
+def reconstruction(model: PersonSearchModel, images: Tensor, tokens: Texts, mask_ratio: float) -> Tensor:
     """Each image, what the masked pass sees of it, and what the decoder rebuilds: (3, n * H, 3 * W) uint8.
 
     Args: images (n, 3, H, W) uint8, tokens of their captions (n, L).

@@ -9,7 +9,8 @@ import torch
 import torch.multiprocessing as mp
 from torch.utils.data import DataLoader, Dataset
 
-from dataset.batches import CaptionBatch, ImageBatch, Tokens, collate
+from dataset.batches import CaptionBatch, ImageBatch, collate
+from dataset.texts import Texts
 from evaluation import retrieval
 from evaluation.retrieval import Scores, score_gallery
 from tests.helpers.tiny_models import tiny_model
@@ -48,7 +49,7 @@ class Captions(Dataset[CaptionBatch]):
 
     def __getitem__(self, row: int) -> CaptionBatch:
         ids = self.texts[row]
-        return CaptionBatch(Tokens(ids, torch.ones_like(ids), torch.zeros_like(ids)), torch.tensor(row % 5))
+        return CaptionBatch(Texts(ids, torch.ones_like(ids), torch.zeros_like(ids)), torch.tensor(row % 5))
 
 
 def score(process: Process, num_images: int, num_captions: int) -> tuple[Scores, int]:
