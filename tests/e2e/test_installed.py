@@ -33,7 +33,7 @@ def run(*command: object, cwd: Path) -> str:
 def files_of(root: Path) -> set[str]:
     """What an installation needs: the rooms with their pages and kernels, the configurations, the three recipes."""
     inside = [path for folder in (*ROOMS, "configs") for path in (root / folder).rglob("*")]
-    files = [path for path in [*root.glob("*.py"), *inside] if path.is_file() and path.suffix != ".pyc"]
+    files = [path for path in [*root.glob("*.py"), *inside] if path.is_file() and "__pycache__" not in path.parts]
     return {str(path.relative_to(root)) for path in files}
 
 

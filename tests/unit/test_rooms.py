@@ -63,6 +63,12 @@ def test_no_circle_within_a_room(imports, room):
     assert " -> ".join(circle_of(within(imports, room))) == ""
 
 
+def test_tests_do_not_import_one_another(imports):
+    """What they share lies in conftest.py or tests/helpers."""
+    between = [each for each in within(imports, "tests") if ".test_" in each.imported or "conftest" in each.imported]
+    assert [str(each) for each in between] == []
+
+
 def tree(root: Path, files: dict[str, str]) -> list[Import]:
     """Imports of a made-up tree."""
     for name, text in files.items():
