@@ -157,16 +157,17 @@ def build(config: Config, precision: str, device: torch.device) -> Case:
 
 
 def with_precision(config: Config, precision: str) -> Config:
-    return replace(config, train=replace(config.train, precision=precision))
+    changed: dict[str, Any] = {"precision": precision}
+    return replace(config, train=replace(config.train, **changed))
 
 
 def made_up_batch(size: int, image_size: tuple[int, int], max_words: int, settings: ObjectiveSettings) -> TrainBatch:
     images = torch.randint(0, 256, (2, size, 3, *image_size), generator=torch.Generator().manual_seed(0))
     texts = [made_up_text(ids[:max_words], settings) for ids in captions(2 * size)]
     own, weak = collate(texts[:size]), collate(texts[size:])
-    return TrainBatch(
-        *images.to(torch.uint8), own, weak, torch.arange(size) // TEXTS_PER_PERSON, torch.arange(size) % 2
-    )
+    image_1, image_2 = images.to(torch.uint8)
+    row = torch.arange(size)
+    return TrainBatch(image_1, image_2, own, weak, person_id=row // TEXTS_PER_PERSON, replaced=row % 2)
 
 
 def made_up_text(ids: Tensor, settings: ObjectiveSettings) -> Texts:

@@ -24,6 +24,7 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Bar = TypeVar("Bar", bound="progress[Any]")
 P = ParamSpec("P")
 
 LINE_EVERY_SECONDS = 10.0  # between progress lines without a terminal
@@ -102,7 +103,7 @@ class progress(Generic[T]):
                 yield item
                 self.advance()
 
-    def __enter__(self) -> "progress[T]":
+    def __enter__(self: Bar) -> Bar:
         self._start = self._last_line = time.monotonic()
         if _console.is_terminal and logger.isEnabledFor(logging.INFO):
             self._bar = _Bar(
