@@ -33,7 +33,7 @@ FEWEST_BINS = 12
 ROWS_AT_A_TIME = 512  # of the similarity matrix, which is never in memory as a whole
 
 
-class Embedded(NamedTuple):
+class EmbeddedSplit(NamedTuple):
     """Embeddings of a split; every row has length 1."""
 
     image: np.ndarray  # (I, E) float32
@@ -54,14 +54,14 @@ class Histograms(NamedTuple):
 
 
 @torch.inference_mode()
-def embed(loaded: LoadedModel, split: str) -> Embedded:
+def embed(loaded: LoadedModel, split: str) -> EmbeddedSplit:
     """Encode all images and captions of a split, without keeping image tokens."""
     model, device = loaded.model, loaded.device
     loaders = eval_loaders_of(loaded.config, loaded.tokenizer, start(), split)
     with autocast(device, loaded.config.train.precision):
         gallery = embed_images(model, loaders.gallery, device)
         queries = embed_captions(model, loaders.captions, device)
-    return Embedded(
+    return EmbeddedSplit(
         gallery.embedding.numpy(),
         queries.embedding.numpy(),
         gallery.person_id.numpy(),
@@ -103,7 +103,7 @@ def make(args: argparse.Namespace) -> list[Path]:
     return save(draw_embedding(embedded, title, num_people=args.people, seed=args.seed), out)
 
 
-def draw_embedding(embedded: Embedded, title: str, *, num_people: int, seed: int) -> Figure:
+def draw_embedding(embedded: EmbeddedSplit, title: str, *, num_people: int, seed: int) -> Figure:
     """Draw the map on the left and histograms of similarities on the right."""
     figure = new_figure(7.6, 4.1, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
@@ -113,7 +113,7 @@ def draw_embedding(embedded: Embedded, title: str, *, num_people: int, seed: int
     return figure
 
 
-def choose_points(embedded: Embedded, num_people: int, seed: int) -> tuple[list[int], np.ndarray]:
+def choose_points(embedded: EmbeddedSplit, num_people: int, seed: int) -> tuple[list[int], np.ndarray]:
     """Draw the people to be coloured among those with images and captions, and the points of the map.
 
     Returns: person ids; rows (n,) of the images followed by the captions, at most MAX_POINTS, the coloured ones first.
@@ -144,7 +144,7 @@ def tsne(points: np.ndarray, seed: int) -> np.ndarray:
     return TSNE(perplexity=perplexity, metric="cosine", init="pca", random_state=seed).fit_transform(points)
 
 
-def _draw_map(axes: Axes, embedded: Embedded, num_people: int, seed: int) -> None:
+def _draw_map(axes: Axes, embedded: EmbeddedSplit, num_people: int, seed: int) -> None:
     people, rows = choose_points(embedded, num_people, seed)
     if len(rows) < FEWEST_POINTS:
         raise UserError(f"{len(rows)} images and captions are too few for a map")
@@ -175,7 +175,7 @@ def _draw_map(axes: Axes, embedded: Embedded, num_people: int, seed: int) -> Non
     axes.set_xlabel(f"{counted}\nnumbered at the middle of their images and of their captions", fontsize=8)
 
 
-def similarity_histograms(embedded: Embedded) -> Histograms:
+def similarity_histograms(embedded: EmbeddedSplit) -> Histograms:
     """Over all T x I pairs. Raises: UserError if there is no right or no wrong pair."""
     fine = np.linspace(-1, 1, 4001)  # for the overlap, and for bins that are chosen once the range is known
     counts = np.zeros((2, len(fine) - 1), dtype=np.int64)  # wrong, right

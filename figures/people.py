@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from figures.embedding import Embedded, add_single_model_arguments, embed, single_model
+from figures.embedding import EmbeddedSplit, add_single_model_arguments, embed, single_model
 from figures.inputs import name_of_data, positive
 from figures.retrievals import read_picture, show_image
 from figures.style import INK, new_figure, save
@@ -65,7 +65,7 @@ def make(args: argparse.Namespace) -> list[Path]:
     return save(figure, args.out or Path(args.checkpoint[0]).parent / "people")
 
 
-def furthest_pairs(embedded: Embedded, number: int) -> list[FarPair]:
+def furthest_pairs(embedded: EmbeddedSplit, number: int) -> list[FarPair]:
     """The two least similar images of a person, for at most `number` people, the least similar pair first.
 
     Raises: UserError if nobody has two images.
@@ -83,7 +83,7 @@ def furthest_pairs(embedded: Embedded, number: int) -> list[FarPair]:
     return sorted(pairs, key=lambda pair: pair.similarity)[:number]
 
 
-def closest_people(embedded: Embedded, number: int) -> list[ClosePeople]:
+def closest_people(embedded: EmbeddedSplit, number: int) -> list[ClosePeople]:
     """Captions that fit several people almost equally well: at most `number`, each of another person, best first.
 
     A person's similarity is that of the image most similar to the caption. The person described is compared with the
@@ -116,7 +116,7 @@ def closest_people(embedded: Embedded, number: int) -> list[ClosePeople]:
     return list(examples.values())
 
 
-def _example(embedded: Embedded, query: int, people: np.ndarray) -> ClosePeople:
+def _example(embedded: EmbeddedSplit, query: int, people: np.ndarray) -> ClosePeople:
     similarity = embedded.image @ embedded.text[query]
     best = [
         max(np.flatnonzero(embedded.image_person_id == person), key=lambda row: similarity[row]) for person in people

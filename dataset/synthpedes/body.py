@@ -7,7 +7,7 @@ from random import Random
 from dataset.synthpedes.canvas import Rgb, Spot
 from dataset.synthpedes.palette import CLOTH_RGB, HAIR_RGB
 from dataset.synthpedes.people import NONE, Person
-from dataset.synthpedes.views import View
+from dataset.synthpedes.views import CameraView
 
 SIDES = (1, -1)  # the person's left, right
 _SKIN_RGB = ((246, 214, 186), (232, 190, 156), (208, 158, 118), (158, 108, 74), (104, 68, 46))
@@ -56,7 +56,7 @@ def hair_rgb(person: Person) -> Rgb | None:
     return None if person.hair_colour == NONE else HAIR_RGB[person.hair_colour]
 
 
-def build_body(person: Person, look: Look, view: View) -> Body:
+def build_body(person: Person, look: Look, view: CameraView) -> Body:
     """Place the joints of a person in a view."""
     child, female = person.age == "child", person.gender == "female"
     head_radius = 0.108 if child else 0.08
@@ -90,7 +90,7 @@ def _swing(start: Spot, length: float, forward: float, outward: float) -> Spot:
     )
 
 
-def _leg(view: View, side: int, hip: float) -> tuple[Spot, Spot, Spot]:
+def _leg(view: CameraView, side: int, hip: float) -> tuple[Spot, Spot, Spot]:
     step = side * view.stride
     bone = (0.945 - hip) / 2
     start = Spot(side * 0.05, 0.0, hip)
@@ -100,7 +100,9 @@ def _leg(view: View, side: int, hip: float) -> tuple[Spot, Spot, Spot]:
     return start, knee, ankle
 
 
-def _arm(person: Person, view: View, side: int, shoulder_width: float, shoulder: float) -> tuple[Spot, Spot, Spot]:
+def _arm(
+    person: Person, view: CameraView, side: int, shoulder_width: float, shoulder: float
+) -> tuple[Spot, Spot, Spot]:
     start = Spot(side * (shoulder_width - 0.012), 0.0, shoulder + 0.03)
     forward, bend, outward = -0.5 * side * view.stride, 0.3, 0.22
     if side != view.bag_side and person.carried in ("phone", "book", "umbrella"):

@@ -8,7 +8,7 @@ from random import Random
 from typing import NamedTuple
 
 from dataset.synthpedes.people import NONE, Person, pick
-from dataset.synthpedes.views import View, visible_attributes
+from dataset.synthpedes.views import CameraView, visible_attributes
 
 _KEEP = {  # probability of mentioning something visible
     "upper": 0.96, "lower": 0.95, "hair": 0.42, "shoes": 0.42, "bag": 0.85, "carried": 0.8, "hat": 0.8,
@@ -161,7 +161,7 @@ class Facts(NamedTuple):
     does: list[str]  # "carrying a red handbag"
 
 
-def _tell(person: Person, view: View, rng: Random) -> Facts:
+def _tell(person: Person, view: CameraView, rng: Random) -> Facts:
     """Choose what to mention, and the words for it."""
     shown = visible_attributes(person, view)
     told = {name for name, chance in _KEEP.items() if name in shown and rng.random() < chance}
@@ -194,7 +194,7 @@ def _is_enough(facts: Facts) -> bool:
     return sum(map(len, facts)) > 2
 
 
-def _pose(view: View, rng: Random) -> str:
+def _pose(view: CameraView, rng: Random) -> str:
     """Say what the person is doing: "walking away from the camera"."""
     verb = "walking" if view.walking else "standing"
     if view.from_front:
@@ -204,7 +204,7 @@ def _pose(view: View, rng: Random) -> str:
     return f"{verb} {rng.choice(['sideways', 'in profile'])}" if rng.random() < 0.5 else verb
 
 
-def write_caption(person: Person, view: View, rng: Random) -> str:
+def write_caption(person: Person, view: CameraView, rng: Random) -> str:
     """Describe a person as seen in a view: one to four sentences, about 23 words on average."""
     facts = max((_tell(person, view, rng) for _ in range(2)), key=_is_enough)
     noun = pick(rng, _SUBJECTS[person.gender, person.age])

@@ -1,4 +1,4 @@
-"""Clothes and limbs of a drawn pedestrian. Each function returns Parts, to be painted in the order of their depth."""
+"""Clothes and limbs of a drawn pedestrian. Each function returns PaintedParts, which are painted in order of depth."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +12,7 @@ _HEM = {"coat": 0.2, "dress": 0.18, "shirt": 0.045, "hoodie": 0.03}  # below the
 _DEEP = 0.06  # half of the trunk's thickness
 
 
-class Part(NamedTuple):
+class PaintedPart(NamedTuple):
     """Something to paint. Larger depths are nearer to the camera and are painted later."""
 
     depth: float
@@ -37,7 +37,7 @@ def _cylinder(canvas: Canvas, levels: list[tuple[float, float, float]]) -> list[
     return right + left[::-1]
 
 
-def leg_parts(canvas: Canvas, person: Person, look: Look, body: Body) -> list[Part]:
+def leg_parts(canvas: Canvas, person: Person, look: Look, body: Body) -> list[PaintedPart]:
     """Legs with trousers, leggings or shorts, and shoes. Legs are bare under skirts and dresses."""
     parts = []
     for side in SIDES:
@@ -46,7 +46,7 @@ def leg_parts(canvas: Canvas, person: Person, look: Look, body: Body) -> list[Pa
         def paint(side: int = side, far: bool = depth < -0.02) -> None:
             _paint_leg(canvas, person, look, body, side, 0.82 if far else 1.0)
 
-        parts.append(Part(-0.03 + 0.2 * depth, paint))
+        parts.append(PaintedPart(-0.03 + 0.2 * depth, paint))
     return parts
 
 
@@ -113,13 +113,13 @@ def _paint_shoe(canvas: Canvas, person: Person, look: Look, ankle: Spot, knee: S
         canvas.line(sole, (236, 236, 232) if luminance(colour) < 150 else (150, 150, 150), 0.014)
 
 
-def trunk_parts(canvas: Canvas, person: Person, look: Look, body: Body) -> list[Part]:
+def trunk_parts(canvas: Canvas, person: Person, look: Look, body: Body) -> list[PaintedPart]:
     """Hips, skirt, upper garment with its details, scarf."""
-    parts = [Part(0.0, lambda: _paint_upper(canvas, person, look, body))]
+    parts = [PaintedPart(0.0, lambda: _paint_upper(canvas, person, look, body))]
     if person.lower != NONE:
-        parts.append(Part(-0.005, lambda: _paint_hips(canvas, person, look, body)))
+        parts.append(PaintedPart(-0.005, lambda: _paint_hips(canvas, person, look, body)))
     if person.scarf_colour != NONE:
-        parts.append(Part(0.012, lambda: _paint_scarf(canvas, look, body, person.scarf_colour)))
+        parts.append(PaintedPart(0.012, lambda: _paint_scarf(canvas, look, body, person.scarf_colour)))
     return parts
 
 
@@ -243,7 +243,7 @@ def _paint_scarf(canvas: Canvas, look: Look, body: Body, colour_name: str) -> No
     canvas.ellipse((x, y), canvas.half_width(0.068, 0.06) * canvas.scale, 0.028 * canvas.scale, cloth.colour)
 
 
-def arm_parts(canvas: Canvas, person: Person, look: Look, body: Body) -> list[Part]:
+def arm_parts(canvas: Canvas, person: Person, look: Look, body: Body) -> list[PaintedPart]:
     """Arms with sleeves, and hands."""
     cloth = upper_cloth(person, look)
     if person.upper == "vest":
@@ -255,7 +255,7 @@ def arm_parts(canvas: Canvas, person: Person, look: Look, body: Body) -> list[Pa
         def paint(side: int = side, far: bool = depth < -0.04) -> None:
             _paint_arm(canvas, person.sleeves, look, body, side, cloth.shaded(0.82) if far else cloth)
 
-        parts.append(Part(depth + 0.01, paint))
+        parts.append(PaintedPart(depth + 0.01, paint))
     return parts
 
 

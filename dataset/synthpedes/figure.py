@@ -12,13 +12,13 @@ from dataset.synthpedes.head import head_parts
 from dataset.synthpedes.people import Person
 from dataset.synthpedes.scenes import draw_occluder, draw_scene
 from dataset.synthpedes.things import thing_parts
-from dataset.synthpedes.views import View
+from dataset.synthpedes.views import CameraView
 
 ENLARGED = 2  # the figure is drawn larger by this factor and scaled down, to avoid jagged edges
 _UMBRELLA_ROOM = 0.14  # above the crown, in body heights
 
 
-def draw_picture(person: Person, look: Look, view: View, size_px: tuple[int, int], rng: Random) -> bytes:
+def draw_picture(person: Person, look: Look, view: CameraView, size_px: tuple[int, int], rng: Random) -> bytes:
     """Draw a view of a person as a JPEG file of size_px (height, width)."""
     height, width = size_px
     scene = draw_scene(view.scene, (width, height), rng)
@@ -28,7 +28,7 @@ def draw_picture(person: Person, look: Look, view: View, size_px: tuple[int, int
     return develop(image.reduce(ENLARGED), rng)
 
 
-def draw_person(image: Image.Image, person: Person, look: Look, view: View) -> None:
+def draw_person(image: Image.Image, person: Person, look: Look, view: CameraView) -> None:
     """Draw a person at the position and in the pose of the view."""
     room = _UMBRELLA_ROOM if person.carried == "umbrella" else 0.0
     scale = view.height * image.height / (1 + room)

@@ -1,28 +1,28 @@
-"""Head, hair, face and hat of a drawn pedestrian, as Parts (clothes.py). R is half the head's height."""
+"""Head, hair, face and hat of a drawn pedestrian, as PaintedParts (clothes.py). R is half the head's height."""
 
 from functools import partial
 
 from dataset.synthpedes.body import SIDES, Body, Look, hair_rgb
 from dataset.synthpedes.canvas import Canvas, Cloth, Point, Rgb, Spot, shade
-from dataset.synthpedes.clothes import Part
+from dataset.synthpedes.clothes import PaintedPart
 from dataset.synthpedes.people import NONE, Person
 
 _SIDE_OF_HEAD = 0.84  # half-width of the head, in R
 _DARK = (26, 24, 28)
 
 
-def head_parts(canvas: Canvas, person: Person, look: Look, body: Body) -> list[Part]:
+def head_parts(canvas: Canvas, person: Person, look: Look, body: Body) -> list[PaintedPart]:
     """Everything above the collar."""
     neck = [Spot(0.0, 0.0, body.neck + 0.025), body.head]
     parts = [
-        Part(-0.002, lambda: canvas.tube(neck, [0.034, 0.034], Cloth(shade(look.skin, 0.88)))),
-        Part(0.014, lambda: _paint_skull(canvas, person, look, body)),
+        PaintedPart(-0.002, lambda: canvas.tube(neck, [0.034, 0.034], Cloth(shade(look.skin, 0.88)))),
+        PaintedPart(0.014, lambda: _paint_skull(canvas, person, look, body)),
     ]
     hair = hair_rgb(person)
     if hair is not None:
         parts += _hair_parts(canvas, person, body, hair)
     if canvas.cos > -0.4:
-        parts.append(Part(0.016, lambda: _paint_face(canvas, person, look, body)))
+        parts.append(PaintedPart(0.016, lambda: _paint_face(canvas, person, look, body)))
     if person.hat != NONE:
         parts += _hat_parts(canvas, person.hat, look.cloth(person.hat_colour), body)
     return parts
@@ -53,7 +53,7 @@ def _paint_skull(canvas: Canvas, person: Person, look: Look, body: Body) -> None
         canvas.ellipse(nape, 0.5 * r, 0.25 * r, look.skin, outlined=False)
 
 
-def _hair_parts(canvas: Canvas, person: Person, body: Body, hair: Rgb) -> list[Part]:
+def _hair_parts(canvas: Canvas, person: Person, body: Body, hair: Rgb) -> list[PaintedPart]:
     r = body.head_radius
     head = body.head
     back = (
@@ -64,19 +64,19 @@ def _hair_parts(canvas: Canvas, person: Person, body: Body, hair: Rgb) -> list[P
     if person.hair in ("long", "shoulder-length"):
         end = {"long": 2.9, "shoulder-length": 1.45}[person.hair]
         fall = [Spot(0, head.front - f * r, head.down + d * r) for f, d in ((0.25, 0.0), (0.45, 0.8), (0.5, end))]
-        parts.append(Part(back, lambda: canvas.tube(fall, [0.98 * r, 0.92 * r, 0.7 * r], cloth)))
+        parts.append(PaintedPart(back, lambda: canvas.tube(fall, [0.98 * r, 0.92 * r, 0.7 * r], cloth)))
         if canvas.cos > 0.3:
             for side in SIDES:
                 lock = [Spot(side * 0.8 * r, head.front, head.down + d * r) for d in (-0.2, 0.6, end - 0.25)]
                 paint = partial(canvas.tube, lock, [0.2 * r, 0.24 * r, 0.2 * r], cloth)
-                parts.append(Part(0.02 + 0.1 * canvas.depth(lock[0]), paint))
+                parts.append(PaintedPart(0.02 + 0.1 * canvas.depth(lock[0]), paint))
     elif person.hair == "ponytail":
         places = ((0.75, -0.35), (1.35, 0.1), (1.35, 1.0), (1.15, 1.9))
         tail = [Spot(0, head.front - f * r, head.down + d * r) for f, d in places]
-        parts.append(Part(1.5 * back, lambda: canvas.tube(tail, [0.2 * r, 0.34 * r, 0.3 * r, 0.12 * r], cloth)))
+        parts.append(PaintedPart(1.5 * back, lambda: canvas.tube(tail, [0.2 * r, 0.34 * r, 0.3 * r, 0.12 * r], cloth)))
     elif person.hair == "bun":
         knot = [Spot(0, head.front - 0.45 * r, head.down - 1.02 * r)]
-        parts.append(Part(0.013 + 0.1 * back, lambda: canvas.tube(knot, [0.42 * r], cloth)))
+        parts.append(PaintedPart(0.013 + 0.1 * back, lambda: canvas.tube(knot, [0.42 * r], cloth)))
     return parts
 
 
@@ -115,7 +115,7 @@ def _paint_glasses(canvas: Canvas, body: Body, places: list[Point], eyes: list[i
         canvas.line(places, _DARK, 0.07 * body.head_radius)
 
 
-def _hat_parts(canvas: Canvas, hat: str, colour: Rgb, body: Body) -> list[Part]:
+def _hat_parts(canvas: Canvas, hat: str, colour: Rgb, body: Body) -> list[PaintedPart]:
     r = _pixels(canvas, body)
     x, y = _at(canvas, body, 0, 0, 0)
 
@@ -141,5 +141,5 @@ def _hat_parts(canvas: Canvas, hat: str, colour: Rgb, body: Body) -> list[Part]:
 
     if hat == "cap":
         visor_depth = 0.021 if canvas.cos > -0.3 else -0.03
-        return [Part(0.02, lambda: dome(1.12, 0.28, 0.93)), Part(visor_depth, cap_visor)]
-    return [Part(0.03, beanie if hat == "beanie" else sun_hat)]
+        return [PaintedPart(0.02, lambda: dome(1.12, 0.28, 0.93)), PaintedPart(visor_depth, cap_visor)]
+    return [PaintedPart(0.03, beanie if hat == "beanie" else sun_hat)]

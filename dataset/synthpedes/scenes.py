@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from dataset.synthpedes.canvas import Rgb, shade
 from dataset.synthpedes.palette import CLOTH_RGB
-from dataset.synthpedes.views import View
+from dataset.synthpedes.views import CameraView
 
 Pen = ImageDraw.ImageDraw
 
@@ -197,7 +197,7 @@ def _bystander(pen: Pen, w: int, h: int, rng: Random, size: float | None = None,
     pen.chord((x - 0.07 * s, foot - 1.01 * s, x + 0.07 * s, foot - 0.85 * s), 180, 360, fill=(50, 38, 32))
 
 
-def draw_occluder(image: Image.Image, view: View, rng: Random) -> None:
+def draw_occluder(image: Image.Image, view: CameraView, rng: Random) -> None:
     """Paint what stands between the camera and the person."""
     pen, (w, h) = ImageDraw.Draw(image), image.size
     top = view.occluder_top * h

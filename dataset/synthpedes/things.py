@@ -1,16 +1,16 @@
-"""Bags and carried objects of a drawn pedestrian, as Parts (clothes.py)."""
+"""Bags and carried objects of a drawn pedestrian, as PaintedParts (clothes.py)."""
 
 from functools import partial
 
 from dataset.synthpedes.body import SIDES, Body, Look
 from dataset.synthpedes.canvas import Canvas, Cloth, Point, Rgb, Spot, shade
-from dataset.synthpedes.clothes import Part
+from dataset.synthpedes.clothes import PaintedPart
 from dataset.synthpedes.palette import luminance
 from dataset.synthpedes.people import NONE, Person
-from dataset.synthpedes.views import View
+from dataset.synthpedes.views import CameraView
 
 
-def thing_parts(canvas: Canvas, person: Person, look: Look, body: Body, view: View) -> list[Part]:
+def thing_parts(canvas: Canvas, person: Person, look: Look, body: Body, view: CameraView) -> list[PaintedPart]:
     """The bag, and what the other hand carries."""
     parts = []
     if person.bag == "backpack":
@@ -20,11 +20,11 @@ def thing_parts(canvas: Canvas, person: Person, look: Look, body: Body, view: Vi
     elif person.bag == "handbag":
         wrist = body.arms[view.bag_side][2]
         colour = look.cloth(person.bag_colour)
-        parts.append(Part(_hand_depth(canvas, wrist), partial(_paint_handbag, canvas, colour, wrist)))
+        parts.append(PaintedPart(_hand_depth(canvas, wrist), partial(_paint_handbag, canvas, colour, wrist)))
     if person.carried != NONE:
         wrist = body.arms[-view.bag_side][2]
         colour = (0, 0, 0) if person.carried_colour == NONE else look.cloth(person.carried_colour)
-        parts.append(Part(_hand_depth(canvas, wrist), partial(_PAINTERS[person.carried], canvas, colour, wrist)))
+        parts.append(PaintedPart(_hand_depth(canvas, wrist), partial(_PAINTERS[person.carried], canvas, colour, wrist)))
     return parts
 
 
@@ -49,7 +49,7 @@ def _box(
     canvas.draw.rounded_rectangle(corners, radius, fill=colour, outline=_edge(colour), width=round(canvas.outline_px))
 
 
-def _backpack(canvas: Canvas, colour: Rgb, body: Body) -> list[Part]:
+def _backpack(canvas: Canvas, colour: Rgb, body: Body) -> list[PaintedPart]:
     centre = Spot(0.0, -0.105, body.shoulder + 0.12)
 
     def pack() -> None:
@@ -75,11 +75,11 @@ def _backpack(canvas: Canvas, colour: Rgb, body: Body) -> list[Part]:
                 canvas.line(points, _edge(colour), 0.036)
                 canvas.line(points, colour, 0.028)
 
-    parts = [Part(canvas.depth(centre), pack)]
-    return [*parts, Part(0.011, straps)] if canvas.cos > -0.5 else parts
+    parts = [PaintedPart(canvas.depth(centre), pack)]
+    return [*parts, PaintedPart(0.011, straps)] if canvas.cos > -0.5 else parts
 
 
-def _shoulder_bag(canvas: Canvas, colour: Rgb, body: Body, side: int) -> list[Part]:
+def _shoulder_bag(canvas: Canvas, colour: Rgb, body: Body, side: int) -> list[PaintedPart]:
     hang = Spot(side * 0.135, 0.0, body.hip + 0.0)
     face = 1 if canvas.cos >= 0 else -1
 
@@ -96,7 +96,10 @@ def _shoulder_bag(canvas: Canvas, colour: Rgb, body: Body, side: int) -> list[Pa
         flap = (x - half * canvas.scale, y - 0.035 * canvas.scale, x + half * canvas.scale, y + 0.025 * canvas.scale)
         canvas.draw.rounded_rectangle(flap, 0.02 * canvas.scale, fill=shade(colour, 0.8), outline=_edge(colour))
 
-    return [Part(0.009, strap), Part(canvas.depth(hang) + (0.03 if canvas.depth(hang) > -0.08 else 0.0), bag)]
+    return [
+        PaintedPart(0.009, strap),
+        PaintedPart(canvas.depth(hang) + (0.03 if canvas.depth(hang) > -0.08 else 0.0), bag),
+    ]
 
 
 def _paint_handbag(canvas: Canvas, colour: Rgb, wrist: Spot) -> None:

@@ -24,7 +24,7 @@ _CENTRE_YAWS = {
 
 
 @dataclass(frozen=True)
-class View:
+class CameraView:
     """Everything about one picture that is not an attribute of the person."""
 
     yaw: float
@@ -62,7 +62,7 @@ class View:
         return -side * math.sin(self.yaw) > -0.6
 
 
-def sample_view(person: Person, rng: Random) -> View:
+def sample_view(person: Person, rng: Random) -> CameraView:
     """Draw a view: mostly the whole figure, sometimes cut off or occluded."""
     centre_yaw = rng.choices(list(_CENTRE_YAWS), list(_CENTRE_YAWS.values()))[0]
     walking = rng.random() < 0.6
@@ -76,7 +76,7 @@ def sample_view(person: Person, rng: Random) -> View:
     if person.age == "child":
         top, height = top + 0.12 * height, 0.88 * height
     occluder = pick(rng, {NONE: 0.78, "hedge": 0.04, "bonnet": 0.04, "railing": 0.03, "pole": 0.05, "passer-by": 0.06})
-    return View(
+    return CameraView(
         yaw=centre_yaw + rng.uniform(-0.25, 0.25),
         stride=stride,
         top=top,
@@ -89,7 +89,7 @@ def sample_view(person: Person, rng: Random) -> View:
     )
 
 
-def visible_attributes(person: Person, view: View) -> set[str]:
+def visible_attributes(person: Person, view: CameraView) -> set[str]:
     """Return the attributes that this view shows; things that the person lacks are left out."""
     shown = {"gender", "age", "upper", "upper_colour", "sleeves"}
     candidates = {"hair", "hair_colour", "hat", "lower", "lower_colour", "scarf_colour"}
@@ -114,11 +114,11 @@ def visible_attributes(person: Person, view: View) -> set[str]:
     return shown | {name for name in candidates if getattr(person, name) != NONE}
 
 
-def _bag_shown(person: Person, view: View) -> bool:
+def _bag_shown(person: Person, view: CameraView) -> bool:
     return person.bag == "backpack" or view.near(view.bag_side)
 
 
-def _carried_shown(person: Person, view: View) -> bool:
+def _carried_shown(person: Person, view: CameraView) -> bool:
     if person.carried == "umbrella":
         return True
     if person.carried in ("phone", "book"):  # held in front of the chest

@@ -5,20 +5,20 @@ import pytest
 import torch
 
 from figures.__main__ import main
-from figures.embedding import Embedded, choose_points, draw_embedding, similarity_histograms, tsne
+from figures.embedding import EmbeddedSplit, choose_points, draw_embedding, similarity_histograms, tsne
 from models.build import build_model
 from utils.errors import UserError
 from utils.log import one_line_errors
 
 
-def split(num_people: int = 8, per_person: int = 3, noise: float = 0.3) -> Embedded:
+def split(num_people: int = 8, per_person: int = 3, noise: float = 0.3) -> EmbeddedSplit:
     """As many images as captions per person, around a direction of the person's own."""
     generator = np.random.default_rng(0)
     person_id = np.arange(num_people * per_person) % num_people
     middle = generator.standard_normal((num_people, 16))
     sides = [middle[person_id] + noise * generator.standard_normal((len(person_id), 16)) for _ in range(2)]
     image, text = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in sides)
-    return Embedded(image, text, person_id, person_id, [], [""] * len(text))
+    return EmbeddedSplit(image, text, person_id, person_id, [], [""] * len(text))
 
 
 def test_histograms_are_those_of_all_pairs(monkeypatch):
@@ -37,7 +37,7 @@ def test_histograms_are_those_of_all_pairs(monkeypatch):
 @pytest.mark.parametrize(("constant", "overlap"), [(1.0, 0.5), (-1.0, 0.5)])
 def test_all_pairs_alike(constant, overlap):
     ones = np.ones((4, 1))
-    found = similarity_histograms(Embedded(ones, constant * ones, np.arange(4), np.arange(4), [], []))
+    found = similarity_histograms(EmbeddedSplit(ones, constant * ones, np.arange(4), np.arange(4), [], []))
     assert found.overlap == pytest.approx(overlap)
     assert found.right.sum() == found.wrong.sum() == pytest.approx(1)
 
@@ -45,7 +45,7 @@ def test_all_pairs_alike(constant, overlap):
 def test_pairs_of_one_kind_only_are_refused():
     ones = np.ones((2, 1))
     with pytest.raises(UserError, match="two people at least"):
-        similarity_histograms(Embedded(ones, ones, np.zeros(2), np.zeros(2), [], []))
+        similarity_histograms(EmbeddedSplit(ones, ones, np.zeros(2), np.zeros(2), [], []))
 
 
 def test_coloured_people_are_on_the_map_and_no_row_twice(monkeypatch):

@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from figures.embedding import Embedded
+from figures.embedding import EmbeddedSplit
 from figures.people import ClosePeople, FarPair, closest_people, draw_people, furthest_pairs
 from figures.style import GREEN
 from utils.errors import UserError
@@ -19,8 +19,10 @@ def on_circle(*degrees: float) -> np.ndarray:
     return np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
 
 
-def embedded(image: np.ndarray, image_person_id: list[int], text: np.ndarray, text_person_id: list[int]) -> Embedded:
-    return Embedded(
+def embedded(
+    image: np.ndarray, image_person_id: list[int], text: np.ndarray, text_person_id: list[int]
+) -> EmbeddedSplit:
+    return EmbeddedSplit(
         image,
         text,
         np.array(image_person_id),
