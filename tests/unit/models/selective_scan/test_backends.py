@@ -219,7 +219,10 @@ def test_mamba_ssm_on_a_gpu(length, reverse, dtype):
     tolerance = 1e-4 if dtype == torch.float32 else 2**-6
     got = results({name: x.cuda() for name, x in inputs.items()}, **options, backend="mamba-ssm")
     for x, want in zip(got, exact, strict=True):
-        torch.testing.assert_close(x.cpu().double(), want, rtol=tolerance, atol=tolerance * want.abs().max().item())
+        # At length 1 the gradient of A is exactly 0. mamba-ssm takes the state before a step to be the state minus what
+        # the step adds, so the rounding of two equal products (4e-7 measured in bf16) is left there.
+        atol = max(tolerance * want.abs().max().item(), 1e-5)
+        torch.testing.assert_close(x.cpu().double(), want, rtol=tolerance, atol=atol)
 
 
 @pytest.mark.gpu
