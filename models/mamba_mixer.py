@@ -51,7 +51,7 @@ class BidirectionalMambaMixer(nn.Module):
             _init_step_size(dt_proj)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        # two products rather than one that is cut in two: the gradients need not be put together again
+        # two products instead of one that is split: this saves joining the gradients
         x, z = (F.linear(tokens, weight) for weight in self.in_proj.weight.chunk(2))  # (B, L, E) each
         scale = 0.5 if self.divide_out else 1.0
         return self.out_proj(
@@ -59,7 +59,7 @@ class BidirectionalMambaMixer(nn.Module):
         )
 
     def __direction_weights(self) -> tuple[DirectionWeights, DirectionWeights]:
-        """The parameters of the forward and of the backward direction."""
+        """The parameters of the forward and the backward direction."""
         first = (self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
         second = (self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
         return _weights_of(*first), _weights_of(*second)

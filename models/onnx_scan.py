@@ -1,7 +1,7 @@
-"""The loop of the selective scan as ONNX's Scan operator; imported only for an export, as it needs onnxscript.
+"""The recurrence of the selective scan as ONNX's Scan operator. Needs onnxscript, so only an export imports it.
 
-PyTorch's exporter sees the loop as one custom operator and writes it as the function of ONNX that TRANSLATIONS names.
-The arguments of both: delta, delta_u (length, batch, dim); b, c (length, batch, state); a (dim, state); start (batch,
+PyTorch's exporter sees the loop as one custom operator and writes it as the ONNX function that TRANSLATIONS names.
+Both take delta, delta_u (length, batch, dim); b, c (length, batch, state); a (dim, state); start (batch,
 dim, state). The result is y (length, batch, dim), without the terms that need no loop; the formulas are in
 models/selective_scan/reference.py.
 """
@@ -50,7 +50,7 @@ TRANSLATIONS = {torch.ops.mamba_tbps.scan_forward.default: scan_forward}
 
 
 def scan_onnx(scan: Scan) -> Tensor:
-    """The scan, for one group in B and C."""
+    """Compute the scan, with one group in B and C."""
     return scan_by_recurrence(scan, _recurrence)
 
 

@@ -1,7 +1,7 @@
-"""Compiles cpu_kernel.c and its headers with the system's C compiler on first use and loads it.
+"""Compile cpu_kernel.c and its headers with the system's C compiler on first use, and load the library.
 
-The library is kept in $MAMBA_TBPS_CACHE, else $XDG_CACHE_HOME/mamba_tbps, else ~/.cache/mamba_tbps, under a name that
-changes with the source, the compiler and the flags. The compiler is $CC, else cc, gcc or clang on the PATH.
+The library is kept in $MAMBA_TBPS_CACHE, else $XDG_CACHE_HOME/mamba_tbps, else ~/.cache/mamba_tbps. Its name changes
+with the source, the compiler and the flags. The compiler is $CC, else cc, gcc or clang on the PATH.
 """
 
 import ctypes
@@ -34,7 +34,7 @@ OTHER_SETS = {"plain": X86_SETS["plain"]}
 
 
 class KernelUnavailable(RuntimeError):
-    """The kernel cannot be built or loaded here; the message says why in one line."""
+    """The kernel cannot be built or loaded here. The message gives the reason in one line."""
 
 
 class Kernel(NamedTuple):
@@ -71,7 +71,7 @@ def load_kernels() -> list[Kernel]:
 
 
 def _library(sets: dict[str, tuple[list[str], int]]) -> Path:
-    """Path of the compiled library, built if it is not in the cache yet."""
+    """Path of the compiled library. Builds it if it is not in the cache."""
     compiler = _compiler()
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
     parts = [*(path.read_text() for path in SOURCES), *compiler, version, *FLAGS, repr(sets)]
@@ -82,7 +82,7 @@ def _library(sets: dict[str, tuple[list[str], int]]) -> Path:
         return path
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    # Built aside and renamed: another process sees the whole file or none, and whoever comes last wins.
+    # Built in a folder of its own, then renamed: another process sees the whole file or none; the last one wins.
     with tempfile.TemporaryDirectory(dir=folder) as aside:
         built = _compile(compiler, sets, Path(aside))
         os.replace(built, path)
@@ -108,12 +108,12 @@ def _compiler() -> list[str]:
 
 
 def _compile(compiler: list[str], sets: dict[str, tuple[list[str], int]], folder: Path) -> Path:
-    """Compile the source for each instruction set and link; without OpenMP (one thread) where the compiler has none."""
+    """Compile the source for each instruction set and link. Without OpenMP, the library uses one thread."""
     try:
         return _compile_with(compiler, ["-fopenmp"], sets, folder)
     except KernelUnavailable as error:
         library = _compile_with(compiler, [], sets, folder)
-        logger.warning("the CPU kernel uses one thread, for the compiler has no OpenMP: %s", error)
+        logger.warning("the CPU kernel uses one thread, as the compiler has no OpenMP: %s", error)
         return library
 
 
@@ -129,7 +129,7 @@ def _compile_with(compiler: list[str], flags: list[str], sets: dict[str, tuple[l
 
 
 def _run_all(commands: Iterable[list[str]]) -> None:
-    """Run commands side by side; raises KernelUnavailable with the first error message."""
+    """Run commands in parallel. Raises KernelUnavailable with the first error message."""
     running = [
         subprocess.Popen(each, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for each in commands
     ]

@@ -15,8 +15,8 @@ from models.selective_scan.directions import Direction, Scan
 CHUNK = 16  # steps per kept state, as in cpu_kernel.c
 STATE_MULTIPLE = 4  # UNROLL in cpu_kernel.c
 MAX_STATE = 64
-MIN_TASKS = 16  # split the channels until there are so many independent tasks ...
-MIN_CHANNELS = 32  # ... of at least so many channels each
+MIN_TASKS = 16  # split the channels until there are this many independent tasks ...
+MIN_CHANNELS = 32  # ... of at least this many channels each
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -93,7 +93,8 @@ class CpuPasses(ScanPasses):
             struct.grad_u, struct.grad_delta = sequence_view(grad_u[d]), sequence_view(grad_delta[d])
             if scan.z is not None:
                 struct.z = sequence_view(scan.z)
-                # What the second direction adds to the sum before the gate waits where the first one puts z's gradient.
+                # The second direction runs first. It leaves its y in grad_z; the first adds its own and replaces the
+                # sum by z's gradient.
                 if d > 0:
                     struct.y = sequence_view(grad_z)
                 else:
@@ -116,7 +117,7 @@ scan_cpu = scan_operator("selective_scan", CpuPasses(), device_types="cpu")
 
 
 def _empty_like(x: Tensor, order: Tensor, *axes: int) -> Tensor:
-    """Dense and empty, of the dtype of x, channel-last in memory if `order` is, with more axes before if given."""
+    """A dense, uninitialised tensor (*axes, *x.shape) of x's dtype; channel-last in memory if `order` is."""
     batch, length, dim = x.shape
     if order.stride(2) <= order.stride(1):
         return x.new_empty((*axes, batch, length, dim))
@@ -124,7 +125,7 @@ def _empty_like(x: Tensor, order: Tensor, *axes: int) -> Tensor:
 
 
 def _partition(batch: int, dim: int, groups: int) -> tuple[int, int]:
-    """(parts per group, vector blocks per part): set by the shape alone, so that sums have a fixed order."""
+    """(parts per group, vector blocks per part). They depend on the shape alone, so that sums have a fixed order."""
     lanes, channels = _kernel().lanes, dim // groups
     wanted = -(-MIN_TASKS // max(batch * groups, 1))
     parts = max(min(wanted, channels // MIN_CHANNELS), 1)
@@ -140,7 +141,7 @@ def _states_shape(direction: Direction, chunks: int) -> tuple[int, ...]:
 
 
 def _describe(scan: Scan) -> list[ScanStruct]:
-    """struct scan of each direction, with all that the two passes share."""
+    """struct scan of each direction, with the fields that both passes need."""
     structs = []
     for u, delta, A, B, C, D, delta_bias, reverse in scan.directions:
         (batch, length, dim), (_, groups, _, state) = u.shape, B.shape

@@ -16,7 +16,7 @@ MAX_TAPS = 8
 
 
 def can_convolve(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernel takes these tensors; builds it on first use. Not in an export, whose graph runs elsewhere."""
+    """Whether the kernel takes these tensors. Builds it on first use. False in an export: its graph runs elsewhere."""
     if torch.compiler.is_exporting():
         return False
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or weight.dtype != torch.float32:
@@ -33,7 +33,7 @@ def _has_kernel() -> bool:
 
 
 def conv_silu_cpu(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor) -> tuple[Tensor, Tensor]:
-    """SiLU of a causal depthwise convolution and of one that looks ahead (weight_b, bias_b).
+    """SiLU of a causal depthwise convolution, and of one that looks ahead (weight_b, bias_b).
 
     Args: x (B, L, E), any strides; weights (E, 1, K) and biases (E,) as nn.Conv1d holds them, float32.
     Returns: (B, L, E) twice, in x's dtype.
@@ -72,7 +72,8 @@ _forward.register_autograd(_backward, setup_context=_setup_context)
 def _backward_op(
     grad_out: Tensor, grad_out_b: Tensor, x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x, and of weight and bias (2, B, E, K + 1); in the latter [:, 0] is the sum and the rest memory."""
+    """Gradients of x, and of weight and bias (2, B, E, K + 1): in the latter [:, 0] is the sum over the batch and the
+    rest is working memory."""
     grad_x, grad_parameters = grads = _gradients(x, weight)
     for d, conv in enumerate(_describe(x, weight, bias, weight_b, bias_b)):
         own_grad = grad_out if d == 0 else grad_out_b
@@ -95,7 +96,7 @@ def _gradients(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _describe(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor) -> list[ConvStruct]:
-    """struct conv of each direction, with all that the two passes share."""
+    """struct conv of each direction, with the fields that both passes need."""
     (batch, length, dim), convs = x.shape, []
     for reverse, (own_weight, own_bias) in enumerate(((weight, bias), (weight_b, bias_b))):
         conv = ConvStruct(batch, dim, length, own_weight.shape[-1], reverse, torch.get_num_threads())

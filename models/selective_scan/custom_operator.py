@@ -1,8 +1,8 @@
-"""The differentiable custom operator that the backends with kernels of their own share.
+"""Differentiable custom operators for the backends that have kernels of their own.
 
-A backend describes its kernels as `ScanPasses`; `scan_operator` registers them as mamba_tbps::NAME and
-mamba_tbps::NAME_backward, so torch.compile and torch.export see two opaque nodes with gradients. Operators take flat
-lists of tensors and plain numbers, hence the translation of a `Scan` into such arguments and back.
+A backend implements `ScanPasses`. `scan_operator` registers its passes as mamba_tbps::NAME and
+mamba_tbps::NAME_backward: torch.compile and torch.export see two opaque nodes with gradients. The arguments of an
+operator are a flat list of tensors and plain numbers, so a `Scan` is flattened before the call and restored in it.
 """
 
 from abc import ABC, abstractmethod
@@ -16,19 +16,22 @@ from torch import Tensor
 from models.selective_scan.directions import Direction, Scan
 from models.selective_scan.reference import scan_reference
 
-# What goes with the list of tensors; the last three as `Scan` has them, `reverse` for the first direction.
+# The arguments beside the tensors. `reverse` is that of the first direction; the last three are fields of `Scan`.
 OPTIONS = "bool has_D, bool has_delta_bias, bool has_z, bool reverse, bool delta_softplus, bool log_A, float scale"
 
 
 class Kept(NamedTuple):
-    """What the forward pass keeps for the backward pass; empty tensors where there is nothing to keep."""
+    """What the forward pass keeps for the backward pass. A tensor that is not needed is empty."""
 
     y: Tensor  # the directions' sum before the gate
     states: Tensor  # float32, the states before each chunk of steps
 
 
 class Gradients(NamedTuple):
-    """Of the loss: each entry but z with the directions as its first axis, in the order of `Direction`'s tensors."""
+    """Gradients of the fields of `Direction`, with the directions as first axis, and of z.
+
+    Those of D and delta_bias are ignored where the scan has none.
+    """
 
     u: Tensor
     delta: Tensor
@@ -41,12 +44,12 @@ class Gradients(NamedTuple):
 
 
 class ScanPasses(ABC):
-    """What a backend provides. Tensors that a method returns must not share memory, except those of `gradients`."""
+    """What a backend implements. Only the tensors that `gradients` returns may share memory."""
 
-    dtypes: tuple[torch.dtype, ...]  # of u, delta and z that the kernels read as they are
+    dtypes: tuple[torch.dtype, ...]  # of u, delta and z that the kernels can read
 
     def prepare(self, scan: Scan) -> Scan:
-        """The same scan in dtypes and memory orders that the kernels take; differentiable."""
+        """Convert the tensors to dtypes and memory orders that the kernels can read. Autograd records this."""
         directions = tuple(
             each._replace(
                 delta=self._readable(each.delta),
@@ -65,35 +68,38 @@ class ScanPasses(ABC):
 
     @abstractmethod
     def empty_outputs(self, scan: Scan, keep: bool) -> tuple[Tensor, Kept]:
-        """The output and what is kept, not computed yet."""
+        """Uninitialised tensors like those that `forward` returns."""
 
     @abstractmethod
     def forward(self, scan: Scan, keep: bool) -> tuple[Tensor, Kept]:
-        """The output, and what `backward` needs if `keep`."""
+        """The output and, if `keep`, what `backward` needs."""
 
     @abstractmethod
     def empty_gradients(self, scan: Scan) -> list[Tensor]:
-        """Tensors shaped like those of `backward`."""
+        """Uninitialised tensors like those that `backward` returns."""
 
     @abstractmethod
     def backward(self, scan: Scan, grad_out: Tensor, kept: Kept) -> list[Tensor]:
-        """The tensors in which the kernels leave the gradients."""
+        """The gradients, in whatever tensors the kernels write."""
 
     @abstractmethod
     def gradients(self, results: list[Tensor]) -> Gradients:
-        """Views of the tensors of `backward`."""
+        """The gradients as views of what `backward` returned."""
 
 
 def scan_operator(name: str, passes: ScanPasses, device_types: str | None = None) -> Callable[[Scan], Tensor]:
-    """Register the operators and return the backend's scan. device_types: where the kernels run, None for anywhere."""
+    """Register the operators and return the function that computes a scan by them.
+
+    Args: device_types: the device on which the kernels run; None for any.
+    """
     forward = _forward_operator(name, passes, device_types)
     backward = _backward_operator(f"{name}_backward", passes, device_types)
     forward.register_autograd(partial(_differentiate, passes, backward), setup_context=_keep_for_backward)
 
     def scan_by_operator(scan: Scan) -> Tensor:
-        if scan.is_empty:  # kernels need work to do, and sums over the batch a first term
+        if scan.is_empty:  # kernels cannot be launched without work
             return scan_reference(scan)
-        tensors, options = _flat(passes.prepare(scan))
+        tensors, options = flatten(passes.prepare(scan))
         keep = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
         return forward(keep, tensors, *options)[0]
 
@@ -104,11 +110,11 @@ def _forward_operator(name: str, passes: ScanPasses, device_types: str | None) -
     """(keep, tensors, *options) -> (out, y, states)."""
 
     def forward(keep: bool, tensors: Sequence[Tensor], *options: Any) -> tuple[Tensor, ...]:
-        out, kept = passes.forward(_scan_of(tensors, *options), keep)
+        out, kept = passes.forward(_restored(tensors, *options), keep)
         return out, *kept
 
     def fake(keep: bool, tensors: Sequence[Tensor], *options: Any) -> tuple[Tensor, ...]:
-        out, kept = passes.empty_outputs(_scan_of(tensors, *options), keep)
+        out, kept = passes.empty_outputs(_restored(tensors, *options), keep)
         return out, *kept
 
     schema = f"(bool keep, Tensor[] tensors, {OPTIONS}) -> (Tensor, Tensor, Tensor)"
@@ -120,10 +126,10 @@ def _backward_operator(name: str, passes: ScanPasses, device_types: str | None) 
 
     def backward(grad_out: Tensor, y: Tensor, states: Tensor, tensors: Sequence[Tensor], *options: Any) -> list[Tensor]:
         assert states.numel() > 0, "the forward pass has kept no states"
-        return passes.backward(_scan_of(tensors, *options), grad_out, Kept(y, states))
+        return passes.backward(_restored(tensors, *options), grad_out, Kept(y, states))
 
     def fake(grad_out: Tensor, y: Tensor, states: Tensor, tensors: Sequence[Tensor], *options: Any) -> list[Tensor]:
-        return passes.empty_gradients(_scan_of(tensors, *options))
+        return passes.empty_gradients(_restored(tensors, *options))
 
     schema = f"(Tensor grad_out, Tensor y, Tensor states, Tensor[] tensors, {OPTIONS}) -> Tensor[]"
     return _operator(name, backward, fake, schema, device_types)
@@ -160,15 +166,15 @@ def _differentiate(
     return None, grads + [grad_z] * has_z, *no_gradients
 
 
-def _flat(scan: Scan) -> tuple[list[Tensor], tuple[Any, ...]]:
-    """All tensors, and OPTIONS."""
+def flatten(scan: Scan) -> tuple[list[Tensor], tuple[Any, ...]]:
+    """(tensors, OPTIONS)."""
     first = scan.directions[0]
     assert all(each.reverse != first.reverse for each in scan.directions[1:]), "two directions run opposite ways"
     flags = (first.D is not None, first.delta_bias is not None, scan.z is not None, first.reverse)
     return scan.tensors, (*flags, scan.delta_softplus, scan.log_A, scan.scale)
 
 
-def _scan_of(
+def _restored(
     tensors: Sequence[Tensor],
     has_D: bool,
     has_delta_bias: bool,
@@ -178,7 +184,7 @@ def _scan_of(
     log_A: bool,
     scale: float,
 ) -> Scan:
-    """The reverse of `_flat`."""
+    """The reverse of `flatten`."""
     of_directions, z = (tensors[:-1], tensors[-1]) if has_z else (tensors, None)
     size, directions = 5 + has_D + has_delta_bias, []
     for start in range(0, len(of_directions), size):

@@ -24,7 +24,7 @@ class Direction(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """scale * silu(z) * the sum over the directions, of u's shape and dtype. All directions have the same shapes."""
+    """scale * silu(z) * the sum over the directions, shaped like u. All directions have the same shapes and dtypes."""
 
     directions: tuple[Direction, ...]  # one, or two that run opposite ways
     z: Tensor | None  # (batch, length, dim); None: no gate
@@ -34,7 +34,7 @@ class Scan(NamedTuple):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that are given: those of each direction in the order of its fields, then z."""
+        """All tensors except None: those of each direction in the order of its fields, then z."""
         fields = [x for each in self.directions for x in each[:-1]] + [self.z]
         return [x for x in fields if x is not None]
 
@@ -43,7 +43,7 @@ class Scan(NamedTuple):
         return self.directions[0].u.numel() == 0
 
     def with_plain_A(self) -> "Scan":
-        """The same scan with A itself, in float64 where u is float64, else in float32."""
+        """The same scan with A instead of log(-A), in the dtype that the arithmetic has."""
         if not self.log_A:
             return self
         dtype = arithmetic_dtype(self.directions[0].u)
@@ -51,11 +51,11 @@ class Scan(NamedTuple):
         return self._replace(directions=directions, log_A=False)
 
     def combine(self, outputs: Sequence[Tensor]) -> Tensor:
-        """The result from silu(z) * y of each direction."""
+        """The result, given silu(z) * y of each direction."""
         total = outputs[0] if len(outputs) == 1 else outputs[0] + outputs[1]
         return total if self.scale == 1.0 else total * self.scale
 
 
 def arithmetic_dtype(u: Tensor) -> torch.dtype:
-    """float64 where u is float64, else float32."""
+    """float64 if u is float64, else float32."""
     return torch.float64 if u.dtype == torch.float64 else torch.float32

@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 
 class Backend(NamedTuple):
     scan: Callable[[Scan], Tensor]
-    # (device type, dtype of u, state size) -> None where the backend can work on such tensors, else one line why not.
+    # (device type, dtype of u, state size) -> None if the backend can work on such tensors, else why not, in one line.
     obstacle: Callable[[str, torch.dtype, int], str | None]
-    device_type: str | None = None  # the only one for which the obstacle is worth telling
+    device_type: str | None = None  # the log mentions the obstacle on this type only; None: always
 
 
 # In the order in which "auto" tries them; the last one always works.
@@ -37,7 +37,7 @@ BACKENDS = {
 
 
 def scan_directions(scan: Scan, backend: str = "auto") -> Tensor:
-    """Compute a scan of correct shapes, (batch, length, dim), differentiable in all tensors.
+    """Compute a scan, differentiable in all its tensors. Shapes are not checked.
 
     Raises: ValueError on an unknown backend or one that cannot work on these tensors.
     """
@@ -83,7 +83,7 @@ def selective_scan(
 
 @torch.compiler.assume_constant_result
 def choose_backend(name: str, device_type: str, dtype: torch.dtype, state: int) -> str:
-    """The backend that `name` stands for for tensors of this kind. "auto" logs its choice once."""
+    """The name of the backend for such tensors: `name` itself, or what "auto" finds, which is logged once."""
     if name == "auto":
         return _first_available(device_type, dtype, state)
     if name not in BACKENDS:
@@ -94,7 +94,7 @@ def choose_backend(name: str, device_type: str, dtype: torch.dtype, state: int) 
     return name
 
 
-_CHOSEN: dict[tuple[str, torch.dtype, int], str] = {}  # what "auto" found, so that it is looked up and logged only once
+_CHOSEN: dict[tuple[str, torch.dtype, int], str] = {}  # what "auto" found: looked up and logged only once
 
 
 def _first_available(device_type: str, dtype: torch.dtype, state: int) -> str:
@@ -113,7 +113,7 @@ def _first_available(device_type: str, dtype: torch.dtype, state: int) -> str:
 
 
 def available_backends(device_type: str, dtype: torch.dtype, state: int = 16) -> list[str]:
-    """Names of the backends that can work on such tensors, in the order of preference."""
+    """Names of the backends that can work on such tensors, in order of preference."""
     return [name for name, backend in BACKENDS.items() if backend.obstacle(device_type, dtype, state) is None]
 
 
@@ -157,7 +157,7 @@ def _with_groups(x: Tensor, u: Tensor) -> Tensor:
 
 
 def _with_equal_groups(B: Tensor, C: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """B and C with the same number of groups: one per channel where they differ."""
+    """B and C with the same number of groups: one per channel if they differ."""
     if B.shape[1] == C.shape[1]:
         return B, C
     return B.repeat_interleave(dim // B.shape[1], dim=1), C.repeat_interleave(dim // C.shape[1], dim=1)

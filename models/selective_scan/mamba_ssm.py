@@ -1,7 +1,7 @@
 """Selective scan by the CUDA kernels of stock mamba-ssm (2.2 or later), which `requirements-cuda.txt` installs.
 
-Its kernels scan forwards only and want time as the fastest axis, so what comes otherwise is flipped and copied. Both
-directions of a layer go as one call, the second one as a second group of channels.
+Its kernels scan forwards only and need time as the fastest axis, so inputs are flipped and copied. Both directions of a
+layer are one call, with the second direction as a second group of channels.
 """
 
 import importlib
@@ -35,8 +35,8 @@ def obstacle(device_type: str, dtype: torch.dtype, state: int) -> str | None:
 
 
 def scan_mamba_ssm(scan: Scan) -> Tensor:
-    """The scan, where u is of a dtype in DTYPES; the other sequences, B and C take that dtype."""
-    if scan.is_empty:  # the kernels are not made for a launch without work
+    """Compute the scan; u has a dtype in DTYPES. The other sequences, B and C are converted to that dtype."""
+    if scan.is_empty:  # the kernels cannot be launched without work
         return scan_reference(scan)
     u, delta, A, B, C, D, delta_bias, reverse = zip(*scan.with_plain_A().directions, strict=True)
 

@@ -1,7 +1,8 @@
 """The recurrence of numba_scan.py and its gradient as compiled loops; importing this needs numba.
 
-Dense float32 arrays: u, delta, y (batch, dim, length), A (dim, state), B, C (batch, groups, length, state). Gradients
-of B and C come as a sum per part of the channels, (batch, groups, parts, length, state), that of A per batch item.
+Arrays are dense and float32: u, delta, y (batch, dim, length), A (dim, state), B, C (batch, groups, length, state).
+The gradients of B and C are sums per part of the channels, (batch, groups, parts, length, state). That of A has an
+entry per batch item.
 """
 
 import math
@@ -10,12 +11,12 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-# Sums may be reordered, so that they become vector instructions; infinities and NaN keep their meaning.
+# Sums may be reordered, so that they can be vectorised. Infinities and NaN keep their meaning.
 options = {"parallel": True, "fastmath": {"contract", "reassoc"}, "cache": True}
 
 
 def set_num_threads(threads: int) -> None:
-    """For the next loops, as far as there are so many."""
+    """For the next loops, at most as many as numba has."""
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
 
 
@@ -56,7 +57,7 @@ def scan_backward(grad_y, u, delta, A, B, C, grad_u, grad_delta, grad_A, grad_B,
                 for n in range(states):
                     decays[step, n] = math.exp(delta_t * A[channel, n])
                     xs[step + 1, n] = decays[step, n] * xs[step, n] + delta_u * B[item, group, t, n]
-            carried = np.zeros(states, np.float32)  # the gradient of the state that comes from later steps
+            carried = np.zeros(states, np.float32)  # gradient of the state, from later steps
             sum_A = np.zeros(states, np.float32)
             for back in range(length):
                 step = length - 1 - back

@@ -1,4 +1,4 @@
-"""Selective scan by loops that numba compiles, for a CPU without a C compiler. numba is optional: `pip install numba`.
+"""Selective scan by loops that numba compiles, for machines without a C compiler. It is optional: `pip install numba`.
 
 Only the recurrence and its gradient are compiled, in float32; bias, softplus, skip and gate are left to PyTorch.
 """
@@ -14,7 +14,7 @@ from models.selective_scan.reference import scan_by_recurrence
 
 NUMBA = "numba"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-PARTS = 8  # of the channels, each with its own sum for the gradients of B and C: set, so that sums have a fixed order
+PARTS = 8  # of the channels, each with its own sum for the gradients of B and C; constant: sums have a fixed order
 
 
 def obstacle(device_type: str, dtype: torch.dtype, state: int) -> str | None:
@@ -29,7 +29,7 @@ def obstacle(device_type: str, dtype: torch.dtype, state: int) -> str | None:
 
 
 def scan_numba(scan: Scan) -> Tensor:
-    """The scan, where u is of a dtype in DTYPES; the result has u's memory order."""
+    """Compute the scan; u has a dtype in DTYPES. The result has the memory order of u."""
     out, u = scan_by_recurrence(scan, _Recurrence.apply), scan.directions[0].u
     return out.contiguous() if u.stride(2) < u.stride(1) else out
 
@@ -67,5 +67,5 @@ class _Recurrence(torch.autograd.Function):
 
 
 def _time_last(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> list[Tensor]:
-    """Dense, with a channel's times and a time's states next to each other in memory."""
+    """Dense copies where needed: times of a channel, and states of a time, next to each other in memory."""
     return [x.detach().contiguous() for x in (u, delta, A, B, C)]

@@ -23,7 +23,7 @@ Recurrence = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, bool], Tensor]
 
 
 def scan_reference(scan: Scan) -> Tensor:
-    """Compute in float64 where u is float64, else in float32; gradients by autograd. The caller checks the shapes."""
+    """Compute the scan in float64 if u is float64, else in float32. The caller checks the shapes."""
     return scan_by_recurrence(scan, _recurrence)
 
 
@@ -42,7 +42,7 @@ def _recurrence(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, rever
 
 
 def scan_by_recurrence(scan: Scan, recurrence: Recurrence) -> Tensor:
-    """The scan by a function that computes the recurrence alone, one direction at a time."""
+    """Compute the scan with a function for the recurrence alone, one direction at a time."""
     return scan.combine([_scan_direction(each, scan, recurrence) for each in scan.with_plain_A().directions])
 
 

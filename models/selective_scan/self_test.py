@@ -1,6 +1,6 @@
-"""A small scan with gradients compared with the reference, before a backend is trusted on a GPU.
+"""A small scan with its gradients, compared with the reference before a backend is used on a GPU.
 
-A build for another version of torch or CUDA, or a compiler that is missing, shows itself only when something runs.
+A build for another version of torch or CUDA, or a missing compiler, shows only when a kernel runs.
 """
 
 import functools
@@ -17,13 +17,13 @@ TOLERANCE = 1e-3  # relative to the largest element
 
 @functools.cache
 def trouble(scan: Callable[[Scan], Tensor], device_type: str) -> str | None:
-    """None where `scan`, a backend, works on this device, else what is wrong, in a line. Tried once per process."""
+    """None if a backend's `scan` works on this device, else the reason in one line. Tried once per process."""
     try:
         deviation = _deviation(scan, device_type)
     except Exception as error:
         lines = str(error).strip().splitlines() or ["no message"]
         return f"it is installed but does not work: {type(error).__name__}: {lines[0]}"
-    if not deviation <= TOLERANCE:  # also where it is not a number
+    if not deviation <= TOLERANCE:  # not `>`: NaN fails as well
         return f"it is installed but its self-test is {deviation:.1e} away from the reference"
     return None
 

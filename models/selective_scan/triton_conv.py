@@ -1,7 +1,7 @@
 """Depthwise convolution and SiLU of both directions of a Mamba mixer by our Triton kernels (triton_conv_kernels.py).
 
-Registered as the custom operators mamba_tbps::triton_conv_silu and mamba_tbps::triton_conv_silu_backward. Where it
-works, and that it repeats every digit, is as with the scan: triton_scan.py.
+Registered as the custom operators mamba_tbps::triton_conv_silu and mamba_tbps::triton_conv_silu_backward. As for the
+scan, triton_scan.obstacle says where they work, and results are the same to the last digit from run to run.
 """
 
 from typing import Any
@@ -12,13 +12,13 @@ from torch import Tensor
 from models.selective_scan.triton_scan import channel_last, on_device_of
 
 TIMES, CHANNELS = 16, 64  # positions and channels per program, forward
-TIMES_BACKWARD, CHANNELS_BACKWARD = 32, 64  # few, as a program takes its positions one after the other
+TIMES_BACKWARD, CHANNELS_BACKWARD = 32, 64  # few positions: a program takes them one after the other
 
 
 def conv_silu_triton(
     x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """SiLU of a causal depthwise convolution and of one that looks ahead (weight_b, bias_b): as one pass over x.
+    """SiLU of a causal depthwise convolution, and of one that looks ahead (weight_b, bias_b), in one pass over x.
 
     Args: x (batch, length, dim); weights (dim, 1, K) and biases (dim,) as nn.Conv1d holds them.
     Returns: (batch, length, dim) twice, in x's dtype.

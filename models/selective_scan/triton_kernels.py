@@ -1,17 +1,17 @@
 """Triton kernels of the selective scan, in float32 with the state in registers; forward, both directions in turn.
 
-A program owns one batch item and a block of channels and walks through time, CHUNK steps at a time. Its state is a tile
-(NR, CR, NL, CL): state number n = nl * NR + nr, channel = cr * CL + cl. Triton hands out the threads of a warp from the
-last axis on, so with NL * CL = 32 the axes NR and CR lie in each thread's registers: a step costs no shared memory, and
-sums over the states or the channels cost few shuffles. In memory a tile is (rows, lanes) = (NR * CR, NL * CL) with
-neighbouring channels side by side. The size "zero" is 0 and hides from the compiler that tiles are aligned, for it
-would hand several neighbours to a thread, load them at once, and lay out the whole tile that way. It is added to the
-pointer and not to the places in the tile: these are constants then, which take no registers.
+A program owns one batch item and a block of channels. It walks through time, CHUNK steps at a time. Its state is a tile
+(NR, CR, NL, CL): state number n = nl * NR + nr, channel = cr * CL + cl. Triton distributes the threads of a warp from
+the last axis on. With NL * CL = 32, the axes NR and CR therefore lie in each thread's registers: a step needs no shared
+memory, and sums over states or channels need few shuffles. In memory a tile is (rows, lanes) = (NR * CR, NL * CL), with
+neighbouring channels side by side. The argument "zero" is 0. It hides from the compiler that tiles are aligned;
+otherwise the compiler would give several neighbours to a thread, load them at once, and lay out the whole tile that
+way. It is added to the pointer, not to the offsets in the tile: these stay constants, which take no registers.
 
-Sequences are channel-last (channel stride 1), A is cut into tiles (triton_tiles.py). B and C are float32 and come as
-pairs read at once, an int64 each, in (batch, groups, length, states). Arguments with one tensor per direction are
-tuples; direction 0 runs backwards in time if REVERSE, direction 1 the other way. A step beyond the last one has no
-delta, which leaves the state as it is, and reads the last one's B and C. reference.py has the formulas.
+Sequences are channel-last (channel stride 1); A is cut into tiles (triton_tiles.py). B and C are float32 and stored as
+pairs, one int64 each, in (batch, groups, length, states). Arguments with one tensor per direction are tuples. Direction
+0 runs backwards in time if REVERSE is set, direction 1 the other way. A step beyond the last one has a delta of 0,
+which leaves the state unchanged, and reads the B and C of the last step. reference.py has the formulas.
 """
 
 # mypy: ignore-errors
@@ -46,7 +46,7 @@ def load_A(pointer, LOG_A: tl.constexpr):
 
 @triton.jit
 def load_delta(pointer, bias, mask, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr):
-    """Delta, 0 outside of the mask, where the state then stays as it is."""
+    """Delta; outside the mask it is 0, which leaves the state unchanged."""
     delta = tl.load(pointer, mask=mask, other=0.0).to(tl.float32)
     if HAS_BIAS:
         delta += bias
@@ -55,32 +55,32 @@ def load_delta(pointer, bias, mask, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constex
 
 @triton.jit
 def of(pair, d):
-    """What belongs to direction d, which is known only when the kernel runs: the code of both is the same."""
+    """The entry of direction d, which is known only at run time: both directions share their code."""
     return tl.where(d == 0, pair[0], pair[len(pair) - 1])
 
 
 @triton.jit
 def walk(d, REVERSE: tl.constexpr, length):
-    """The position of the first step and the way from one step to the next."""
+    """(position of the first step, distance from one step to the next)."""
     backwards = (d == 0) == REVERSE
     return tl.where(backwards, length - 1, 0), tl.where(backwards, -1, 1)
 
 
 @triton.jit
 def load_pair(pointer, mask):
-    """B and C as float32 from the halves of an int64."""
+    """B and C, float32, from the two halves of an int64."""
     pair = tl.load(pointer, mask=mask, other=0)
     return pair.to(tl.int32).to(tl.float32, bitcast=True), (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def block_of_channels(group_dim, CR: tl.constexpr, CL: tl.constexpr):
-    """(group, first channel, channels (CR, CL) counted from it, how many exist)."""
+    """(group, channels (CR, CL) of the program, which of them exist)."""
     blocks = tl.cdiv(group_dim, CR * CL)
     group = tl.program_id(0) // blocks
     within = (tl.program_id(0) % blocks) * CR * CL
     channel = tl.arange(0, CR)[:, None] * CL + tl.arange(0, CL)[None, :]
-    return group, group * group_dim + within, channel, group_dim - within
+    return group, channel + (group * group_dim + within), channel < group_dim - within
 
 
 @triton.jit
@@ -119,10 +119,8 @@ def scan_forward_kernel(
     """out = scale * silu(z) * y, y being the directions' sum; y is kept where there is a z, else it is out / scale."""
     TILE: tl.constexpr = NR * CR * NL * CL
     HALF: tl.constexpr = CHUNK // 2
-    group, first, channel, existing = block_of_channels(group_dim, CR, CL)
-    exists = channel < existing
+    group, channel, exists = block_of_channels(group_dim, CR, CL)
     in_tile = place_in_tile(NR, CR, NL, CL)
-    channel += first
     item = tl.program_id(1).to(tl.int64)
     chunks = tl.cdiv(length, CHUNK)
     n = tl.arange(0, NL)[None, None, :, None] * NR + tl.arange(0, NR)[:, None, None, None]
@@ -157,8 +155,8 @@ def scan_forward_kernel(
                     befores += (before.to(tl.float32),)
                 if HAS_Z:
                     zs += (tl.load(z_row + t * z_time, mask=here & is_last, other=0.0).to(tl.float32),)
-            # No load may be moved across a store: the stores of half a chunk wait for its end, and those of a whole one
-            # would let the compiler load so many B and C beforehand that registers run out.
+            # The compiler moves no load across a store, so the stores of half a chunk wait until its end. With the
+            # stores at the end of a whole chunk it would load B and C so far ahead that registers run out.
             for half in tl.static_range(2):
                 ys = ()
                 for i in tl.static_range(half * HALF, half * HALF + HALF):
@@ -188,16 +186,14 @@ def scan_backward_kernel(
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
     CHUNK: tl.constexpr, STATES: tl.constexpr, NR: tl.constexpr, CR: tl.constexpr, NL: tl.constexpr, CL: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of one direction per program, from the states before each chunk, half a chunk at a time: the states of
-    so many steps have room in registers. Programs never add to the same number: the gradients of B and C are
-    (direction, 2, batch, block of channels, length, states), of A a tile for each direction and item, of D and bias
-    (direction, batch, dim)."""
+    """Gradients of one direction per program, from the states before each chunk. A program takes half a chunk at a
+    time, whose states fit in registers. No two programs add to the same number: the gradients of B and C are
+    (direction, 2, batch, block of channels, length, states), that of A is a tile per direction and item, those of D and
+    bias are (direction, batch, dim)."""
     TILE: tl.constexpr = NR * CR * NL * CL
     HALF: tl.constexpr = CHUNK // 2
-    group, first, channel, existing = block_of_channels(group_dim, CR, CL)
-    exists = channel < existing
+    group, channel, exists = block_of_channels(group_dim, CR, CL)
     in_tile = place_in_tile(NR, CR, NL, CL)
-    channel += first
     item = tl.program_id(1).to(tl.int64)
     n = tl.arange(0, NL)[None, None, :, None] * NR + tl.arange(0, NR)[:, None, None, None]
     n2 = tl.arange(0, NL)[None, :] * NR + tl.arange(0, NR)[:, None]

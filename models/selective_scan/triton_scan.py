@@ -1,9 +1,9 @@
 """Selective scan by our own Triton kernels (triton_kernels.py): float32 arithmetic on float32, bfloat16 or float16.
 
-One launch scans one direction or both. Every digit is the same from run to run: programs write partial sums, which a
-second step adds in a fixed order.
+One launch computes one direction or both. Results are the same to the last digit from run to run: programs write
+partial sums, and a second step adds them in a fixed order.
 
-With TRITON_INTERPRET=1 in the environment before the start, Triton runs the kernels on the CPU: slowly, for tests.
+If TRITON_INTERPRET=1 is set before Python starts, Triton runs the kernels on the CPU: slowly, for tests.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from models.selective_scan.triton_tiles import (
 )
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-LANES_FORWARD, LANES_BACKWARD = 1, 2  # threads that share a channel's states: sums over these, and over channels
+LANES_FORWARD, LANES_BACKWARD = 1, 2  # threads of a warp that share a channel's states
 
 
 def obstacle(device_type: str, dtype: torch.dtype, state: int) -> str | None:
@@ -46,7 +46,7 @@ def obstacle(device_type: str, dtype: torch.dtype, state: int) -> str | None:
 
 
 def channel_last(sequences: Sequence[Tensor]) -> list[Tensor]:
-    """With neighbouring channels next to each other in memory, and the same strides in all of them."""
+    """The sequences with channel stride 1 and equal strides; copied if they have not."""
     if all(x.stride(2) == 1 and x.stride() == sequences[0].stride() for x in sequences):
         return list(sequences)
     return [x.contiguous() for x in sequences]
@@ -65,7 +65,7 @@ class TritonPasses(ScanPasses):
     dtypes = DTYPES
 
     def prepare(self, scan: Scan) -> Scan:
-        """Sequences that are not channel-last are copied."""
+        """As the base class; sequences that are not channel-last are copied as well."""
         scan = super().prepare(scan)
         sequences = (channel_last(each) for each in zip(*(each[:2] for each in scan.directions), strict=True))
         directions = [
@@ -155,13 +155,13 @@ _scan_channel_last = scan_operator("triton_scan", TritonPasses())
 
 
 def scan_triton(scan: Scan) -> Tensor:
-    """The scan, with the result in the memory order of u."""
+    """Compute the scan; the result has the memory order of u."""
     out, u = _scan_channel_last(scan), scan.directions[0].u
     return out if u.stride(2) <= u.stride(1) else out.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def _inputs(scan: Scan, stand_in: Tensor) -> tuple[tuple[Tensor, ...], ...]:
-    """u, delta, A, B with C, D, bias of the kernels, an entry per direction; stand_in for what is not given."""
+    """The kernels' arguments u, delta, A, BC, D, bias: an entry per direction, stand_in for a missing D or bias."""
     u, delta, A, B, C, D, delta_bias, _ = zip(*scan.directions, strict=True)
     optional = (tuple(stand_in if x is None else x for x in each) for each in (D, delta_bias))
     return u, delta, tuple(tiles(each, B[0].shape[1]) for each in A), tuple(map(pairs, B, C)), *optional

@@ -1,6 +1,6 @@
-"""How the Triton scan (triton_scan.py) is cut into programs, and what is laid out for it in memory.
+"""How the Triton scan (triton_scan.py) is divided into programs, and the memory layouts that it needs.
 
-A program has a block of channels of one group, with all their states; triton_kernels.py says how its threads share it.
+A program owns a block of channels of one group, with all their states. How its threads share them: triton_kernels.py.
 """
 
 import torch
@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 MAX_STATE = 64
 CHUNK = 8  # steps per kept state, even: the backward pass holds the states of half of them in registers
-MOST_CHANNELS = 32  # of a program, as many as a warp has threads
-REGISTER_STATES = 16  # of a channel; with more, B and C take registers that only a small block leaves
+MOST_CHANNELS = 32  # per program: one per thread of a warp
+REGISTER_STATES = 16  # per channel; with more states, B and C need registers that only a smaller block leaves free
 
 
 def power_of_two(state: int) -> int:
@@ -29,13 +29,13 @@ def grid_of(u: Tensor, groups: int, state: int) -> tuple[int, int]:
 
 
 def kept_shape(u: Tensor, groups: int, state: int) -> tuple[int, ...]:
-    """Of the states before each chunk: (batch, programs, chunks, states, channels)."""
+    """Shape of the states before each chunk: (batch, programs, chunks, states, channels)."""
     (programs, batch), chunks = grid_of(u, groups, state), -(-u.shape[1] // CHUNK)
     return batch, programs, chunks, power_of_two(state), block_of(state)
 
 
 def tile_sizes(state: int, lanes: int) -> dict[str, int]:
-    """The kernels' constants; `lanes` threads of a warp share a channel's states, or more where channels are few."""
+    """The kernels' constants. `lanes` threads of a warp share a channel's states, or more where channels are few."""
     block = block_of(state)
     lanes = min(max(lanes, 32 // block), power_of_two(state))
     channels = min(block, 32 // lanes)
@@ -44,7 +44,7 @@ def tile_sizes(state: int, lanes: int) -> dict[str, int]:
 
 
 def tiles(A: Tensor, groups: int) -> Tensor:
-    """A (dim, state) program by program: (programs, states, channels), zeros where there is none of either."""
+    """A (dim, state) cut into a tile per program: (programs, states, channels), padded with zeros."""
     block, states = block_of(A.shape[1]), power_of_two(A.shape[1])
     A = A.unflatten(0, (groups, -1))
     A = F.pad(A, (0, states - A.shape[2], 0, -A.shape[1] % block))
@@ -58,6 +58,6 @@ def untiled(A: Tensor, groups: int, dim: int, state: int) -> Tensor:
 
 
 def pairs(B: Tensor, C: Tensor) -> Tensor:
-    """B and C (batch, groups, length, state) side by side, as one int64 each."""
+    """B and C (batch, groups, length, state) side by side, each pair as one int64."""
     both = B.new_empty((*B.shape, 2))  # dense: without it, stack may keep the order of axes that B has
     return torch.stack((B, C), dim=-1, out=both).view(torch.int64)

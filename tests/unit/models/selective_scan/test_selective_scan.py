@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bench.plain_scan import plain_scan
 from models.selective_scan import compiler, cpu, interface, numba_scan, selective_scan
-from models.selective_scan.custom_operator import _flat
+from models.selective_scan.custom_operator import flatten
 from tests.helpers.scans import make_inputs, make_scan, needs_kernel, needs_numba
 
 each_backend = pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_custom_operators_are_registered_properly():
     for directions, reverse in ((1, True), (2, False)):
         scan = make_scan(length=18, directions=directions, scale=0.5)
         first = scan.directions[0]._replace(reverse=reverse)
-        tensors, options = _flat(scan._replace(directions=(first, *scan.directions[1:]), log_A=False))
+        tensors, options = flatten(scan._replace(directions=(first, *scan.directions[1:]), log_A=False))
         torch.library.opcheck(
             torch.ops.mamba_tbps.selective_scan.default,
             (True, tensors, *options),

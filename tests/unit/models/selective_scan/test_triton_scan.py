@@ -18,7 +18,7 @@ from packaging.version import Version
 from torch import Tensor
 
 from models.selective_scan import bidirectional, selective_scan, triton_scan, triton_tiles
-from models.selective_scan.custom_operator import _flat
+from models.selective_scan.custom_operator import flatten
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.scans import make_mixer, make_scan, mixer_results, results_by_name
 
@@ -184,7 +184,7 @@ def test_empty_batch_has_gradients():
 
 @on_kernels
 def test_operators_have_right_fakes_and_gradients():
-    tensors, options = _flat(make_scan(1, 2, 3, 4, directions=1))
+    tensors, options = flatten(make_scan(1, 2, 3, 4, directions=1))
     tensors = [x.detach().to(DEVICE).requires_grad_() for x in tensors]
     torch.library.opcheck(
         torch.ops.mamba_tbps.triton_scan.default,
