@@ -60,15 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if process.is_main:
         folder = args.output or (checkpoint if checkpoint.is_dir() else checkpoint.parent) / f"eval-{args.split}"
         title = f"{config.dataset.name} {args.split}, {checkpoint}"
-        save_results(
-            folder,
-            report,
-            scores,
-            loaders.sets,
-            title=title,
-            details=run_details(scores, seconds, settings.rerank_top_k, tail, args.split, args.checkpoint),
-            with_scores=args.save_scores,
-        )
+        details = run_details(scores, seconds, settings.rerank_top_k, tail, args.split, args.checkpoint)
+        save_results(folder, report, scores, loaders.sets, title, details, with_scores=args.save_scores)
         Console().print(measures_table(report, title))
         Console().print(f"written to {folder}: metrics.json, per_query.csv, table.md, table.tex", highlight=False)
     shutdown()

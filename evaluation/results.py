@@ -50,12 +50,12 @@ def save_results(
     report: EvaluationReport,
     scores: Scores,
     sets: EvalSets,
-    *,
     title: str,
     details: RunDetails,
+    *,
     with_scores: bool,
 ) -> None:
-    """Write all files into folder, which is made if need be; scores.npz only with_scores."""
+    """Write all files into folder, which is made if it does not exist. scores.npz is written only with_scores."""
     folder.mkdir(parents=True, exist_ok=True)
     paths, captions = sets.gallery.paths, sets.captions.texts
     save_report(folder, report, title, details._asdict())

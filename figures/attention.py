@@ -34,7 +34,7 @@ from figures.inputs import (
     read_input,
 )
 from figures.retrievals import read_picture
-from figures.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, new_figure, save
+from figures.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, new_page, save
 from models.attention_maps import default_layer, word_attention
 from utils.errors import UserError
 
@@ -130,18 +130,16 @@ def draw_attention(
     top = HEADER_INCHES + len(lines) * CAPTION_LINE_INCHES + 0.1
     width = 2 * MARGIN_INCHES + NAME_INCHES + CELLS_PER_LINE * (CELL_INCHES + GAP_INCHES)
     height = top + -(-(1 + len(words)) // CELLS_PER_LINE) * line_inches + FOOTER_INCHES
-    figure = new_figure(width, height)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))  # inches from the top left corner
-    axes.axis("off")
+    figure, axes = new_page(width, height)
     axes.text(MARGIN_INCHES, 0.2, title, fontsize=11, fontweight="bold", va="center")
     axes.text(MARGIN_INCHES, HEADER_INCHES, "\n".join(lines), va="top", parse_math=False, linespacing=1.2)
     grey = _pale_grey(picture, cell)
     strongest = [float(own[: len(words)].max()) for own in maps]
-    for number in range(1 + len(words)):
+    for number, word in enumerate([CaptionWord("image", 0, []), *words]):  # the first cell shows the image itself
         line, column = divmod(number, CELLS_PER_LINE)
         left = MARGIN_INCHES + NAME_INCHES + column * (CELL_INCHES + GAP_INCHES)
         line_top = top + line * line_inches
-        _write_word(axes, words[number - 1] if number else CaptionWord("image", 0, []), (left, line_top))
+        _write_word(axes, word, (left, line_top))
         for row, own in enumerate(maps):
             corner = (left, line_top + WORD_INCHES + row * row_inches)
             if column == 0:
@@ -151,7 +149,7 @@ def draw_attention(
             else:
                 _show(axes, grey * _colours(own[number - 1], grey.shape[:2]), corner, cell)
                 _draw_bar(axes, float(own[number - 1].max()) / (strongest[row] or 1), (left, corner[1] + cell[1]))
-    _draw_legend(figure, axes, height)
+    _draw_legend(axes, height)
     return figure
 
 
@@ -223,7 +221,7 @@ def _draw_bar(axes: Axes, share: float, corner: tuple[float, float]) -> None:
     axes.add_patch(Rectangle(place, CELL_INCHES * share, 0.035, facecolor=INK, edgecolor="none"))
 
 
-def _draw_legend(figure: Figure, axes: Axes, height: float) -> None:
+def _draw_legend(axes: Axes, height: float) -> None:
     middle = height - FOOTER_INCHES / 2
     left, width = MARGIN_INCHES + NAME_INCHES, 1.0
     ramp = HEAT(np.linspace(0, 1, 128))[None, :, :3]

@@ -24,7 +24,7 @@ from figures.inputs import (
     name_of_data,
     read_input,
 )
-from figures.style import GREY, new_figure, save
+from figures.style import GREY, new_page, save
 from losses.mae import KeptPatches, draw_kept_patches, mae_loss, patchify, unpatchify
 from models.person_search import PersonSearchModel
 from utils.errors import UserError
@@ -120,9 +120,7 @@ def draw_rebuilt(
     width = max(WORDS_INCHES, lefts[-1] + IMAGE_INCHES + MARGIN_INCHES)
     row_inches = size[1] + NOTE_INCHES
     height = HEADER_INCHES + len(results) * row_inches + FOOTER_INCHES
-    figure = new_figure(width, height)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))  # inches from the top left corner
-    axes.axis("off")
+    figure, axes = new_page(width, height)
     axes.text(MARGIN_INCHES, 0.2, title, fontsize=11, fontweight="bold", va="center")
     for left, label in zip(lefts, ["input"] + ["masked", "rebuilt"] * len(names), strict=True):
         axes.text(left + IMAGE_INCHES / 2, HEADER_INCHES - 0.08, label, ha="center", va="bottom")

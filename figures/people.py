@@ -17,7 +17,7 @@ from PIL import Image
 from figures.embedding import EmbeddedSplit, add_single_model_arguments, embed, single_model
 from figures.inputs import name_of_data, positive
 from figures.retrievals import read_picture, show_image
-from figures.style import INK, new_figure, save
+from figures.style import INK, new_page, save
 from utils.errors import UserError
 
 PEOPLE_PER_CAPTION = 6  # including the person described
@@ -145,9 +145,7 @@ def draw_people(pairs: Sequence[FarPair], examples: Sequence[ClosePeople], title
     second = first_row + -(-len(pairs) // PAIRS_PER_ROW) * row_inches + ROW_GAP_INCHES  # where part b begins
     height = second + HEADING_INCHES + len(examples) * (row_inches + ROW_GAP_INCHES)
     width = 2 * MARGIN_INCHES + CAPTION_INCHES + PEOPLE_PER_CAPTION * STEP_INCHES - GAP_INCHES
-    figure = new_figure(width, height)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))  # inches from the top left corner
-    axes.axis("off")
+    figure, axes = new_page(width, height)
     axes.text(MARGIN_INCHES, 0.2, title, fontsize=11, fontweight="bold", va="center")
     _heading(axes, TITLE_INCHES, "a", "one person, two images far apart in the embedding")
     between = (width - 2 * MARGIN_INCHES - 2 * STEP_INCHES + GAP_INCHES) / (PAIRS_PER_ROW - 1)

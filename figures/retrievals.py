@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image, UnidentifiedImageError
 
 from figures.inputs import check_rows, draw_rows
-from figures.style import GREEN, GREY, INK, TITLE_LINE_INCHES, new_figure, wrap_title
+from figures.style import GREEN, GREY, INK, TITLE_LINE_INCHES, new_page, wrap_title
 from utils.errors import UserError
 
 # a row of ten images is 8.7 inches wide, so that text of 8 pt is still readable when printed on a page
@@ -98,9 +98,7 @@ def draw_grid(
     pictures = {path: read_picture(path) for query in queries for answers in query for path in answers.images}
     tall = float(np.median([image.height / image.width for image in pictures.values()]))
     page = _lay_out(queries, names, title, tall)
-    figure = new_figure(page.width, page.height)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, page.width), ylim=(page.height, 0))  # inches, top left corner first
-    axes.axis("off")
+    figure, axes = new_page(page.width, page.height)
     axes.text(MARGIN_INCHES, 0.1, "\n".join(page.title), fontsize=11, fontweight="bold", va="top")
     for rank, left in enumerate(page.lefts, start=1):
         middle = left + IMAGE_INCHES / 2

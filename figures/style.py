@@ -10,6 +10,7 @@ import matplotlib as mpl
 mpl.use("Agg")  # needs no display; must be chosen before pyplot is imported anywhere
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, https://jfly.uni-koeln.de/color/
@@ -49,6 +50,14 @@ def new_figure(width_inches: float, height_inches: float, **options: Any) -> Fig
     plt.rcdefaults()
     plt.rcParams.update(_STYLE)
     return plt.figure(figsize=(width_inches, height_inches), **options)
+
+
+def new_page(width_inches: float, height_inches: float) -> tuple[Figure, Axes]:
+    """An empty figure with one invisible pair of axes over all of it, in inches from the top left corner."""
+    figure = new_figure(width_inches, height_inches)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width_inches), ylim=(height_inches, 0))
+    axes.axis("off")
+    return figure, axes
 
 
 def wrap_title(title: str, width_inches: float) -> list[str]:
