@@ -28,6 +28,8 @@ from utils.files import save_json
 from utils.log import one_line_errors, set_up_logging
 from utils.pretrained import find_weights
 
+CONFIG_HELP = "its configuration, where the checkpoint does not hold it"
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_arguments(arguments)
@@ -73,7 +75,7 @@ def run_remove(args: argparse.Namespace) -> None:
 def run_query(args: argparse.Namespace) -> None:
     if (args.sentence is None) == (args.queries is None):
         raise UserError('give one sentence, e.g. query "a man with a red backpack", or many by --queries FILE')
-    set_up_logging(is_main=False)  # warnings alone
+    set_up_logging(is_main=False)  # show only warnings
     sentences = [args.sentence] if args.queries is None else _lines(args.queries)
     if args.save and len(sentences) != 1:
         raise UserError("--save draws the answer to one sentence")
@@ -125,12 +127,34 @@ def run_serve(args: argparse.Namespace) -> None:
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
     index = commands.add_parser("index", help="make an index of a folder, or bring it up to date")
+    add = commands.add_parser("add", help="add images or folders below the folder that was indexed")
+    remove = commands.add_parser("remove", help="remove images or folders; they stay out until they are added")
+    query = commands.add_parser("query", help="find people")
+    serve = commands.add_parser("serve", help="a search page and a JSON API")
+    calibrate_command = commands.add_parser("calibrate", help="learn on val when nothing matches")
+
+    _add_index_options(index)
+    _add_paths(add, remove)
+    _add_query_options(query)
+    _add_serve_options(serve)
+    for command in (index, add, remove, query, serve):
+        command.add_argument("--index", type=Path, required=True, metavar="OUT", help="folder of the index")
+    add.add_argument("--checkpoint", metavar="PATH", help="where the model is now, if it was moved")
+    for command in (query, serve):
+        command.add_argument("--checkpoint", type=Path, metavar="PATH", help="where the model is now, if it was moved")
+        command.add_argument("--audit-log", type=Path, metavar="FILE", help="append every query and its hits to FILE")
+    for command in (index, query, serve):
+        command.add_argument("--engine", metavar="URL", help="Milvus server that holds the vectors (default: FAISS)")
+    _add_calibrate_options(calibrate_command)
+    return parser.parse_args(arguments)
+
+
+def _add_index_options(index: argparse.ArgumentParser) -> None:
     index.set_defaults(run=run_index)
     index.add_argument("--images", type=Path, required=True, metavar="DIR", help="jpg, jpeg, png, webp; also nested")
     index.add_argument("--checkpoint", required=True, metavar="PATH", help="best.pth of a run, say")
-    index.add_argument("--config", type=Path, help="its configuration, where the checkpoint does not hold it")
+    index.add_argument("--config", type=Path, help=CONFIG_HELP)
     index.add_argument("--list", type=Path, metavar="FILE", help="only these images: one path per line, below DIR")
     index.add_argument(
         "--tokens",
@@ -142,15 +166,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--prune", action="store_true", help="also if most images are not found any more, or DIR is another folder"
     )
 
-    add = commands.add_parser("add", help="add images or folders below the folder that was indexed")
+
+def _add_paths(add: argparse.ArgumentParser, remove: argparse.ArgumentParser) -> None:
     add.set_defaults(run=run_add)
-    remove = commands.add_parser("remove", help="remove images or folders; they stay out until they are added")
     remove.set_defaults(run=run_remove)
     path_help = "relative to the indexed folder, or absolute"
     add.add_argument("paths", nargs="+", metavar="PATH", help=path_help)
     remove.add_argument("paths", nargs="*", metavar="PATH", help=f"{path_help}; none: erase what `index` took out")
 
-    query = commands.add_parser("query", help="find people")
+
+def _add_query_options(query: argparse.ArgumentParser) -> None:
     query.set_defaults(run=run_query)
     query.add_argument("sentence", nargs="?")
     query.add_argument("--queries", type=Path, metavar="FILE", help="many sentences, one per line")
@@ -159,7 +184,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     query.add_argument("--save", type=Path, metavar="FILE.png", help="draw the images found")
     query.add_argument("--json", action="store_true", help="one JSON object per sentence and line")
 
-    serve = commands.add_parser("serve", help="a search page and a JSON API")
+
+def _add_serve_options(serve: argparse.ArgumentParser) -> None:
     serve.set_defaults(run=run_serve)
     serve.add_argument("--host", default="127.0.0.1", help="default: this machine alone; others need --token")
     serve.add_argument("--port", type=int, default=8000)
@@ -172,23 +198,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--trusted-proxy", metavar="ADDRESS", help="of a reverse proxy whose X-Forwarded-For is to be believed"
     )
 
-    for command in (index, add, remove, query, serve):
-        command.add_argument("--index", type=Path, required=True, metavar="OUT", help="folder of the index")
-    add.add_argument("--checkpoint", metavar="PATH", help="where the model is now, if it was moved")
-    for command in (query, serve):
-        command.add_argument("--checkpoint", type=Path, metavar="PATH", help="where the model is now, if it was moved")
-        command.add_argument("--audit-log", type=Path, metavar="FILE", help="append every query and its hits to FILE")
-    for command in (index, query, serve):
-        command.add_argument("--engine", metavar="URL", help="Milvus server that holds the vectors (default: FAISS)")
 
-    calibrate_command = commands.add_parser("calibrate", help="learn on val when nothing matches")
-    calibrate_command.set_defaults(run=run_calibrate)
-    calibrate_command.add_argument("--checkpoint", required=True, metavar="PATH")
-    calibrate_command.add_argument(
-        "--config", type=Path, help="its configuration, where the checkpoint does not hold it"
-    )
-    calibrate_command.add_argument("--root", type=Path, help="folder of its data set, if not where it was in training")
-    return parser.parse_args(arguments)
+def _add_calibrate_options(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=run_calibrate)
+    command.add_argument("--checkpoint", required=True, metavar="PATH")
+    command.add_argument("--config", type=Path, help=CONFIG_HELP)
+    command.add_argument("--root", type=Path, help="folder of its data set, if not where it was in training")
 
 
 def _print_report(report: IndexingReport, index: Path) -> None:
@@ -225,7 +240,7 @@ def _described(order: OrderCalibration | None) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines of a text file that are not empty. Raises: UserError if there is none."""
+    """The non-empty lines of a text file, stripped. Raises: UserError if there are none."""
     lines: Iterator[str] = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     kept = [line for line in lines if line]
     if not kept:

@@ -1,10 +1,9 @@
-"""First stage of a search by size of the gallery: python -m bench.search [--sizes 20000 200000 1000000]
+"""Measure the first stage of a search for several gallery sizes: python -m bench.search [--sizes 20000 200000 1000000]
 
-Random unit vectors around random centres stand in for images, others around the same centres for queries. Every engine
-gets the same store. Measured: the time to write the store, the time that an engine needs on top until it answers,
-recall@k against a plain matrix product, the time of one query, queries per second when many come at once, and the
-resident memory that all that added (pages of mapped files included). HNSW is here for comparison only: the search does
-not offer it.
+Images and queries are random unit vectors around the same random centres. Every engine gets the same store. Measured:
+the time to write the store, the time until an engine gives its first answer, recall@k against a plain matrix product,
+the time of one query, queries per second in batches, and the resident memory that all this adds (pages of mapped files
+included). HNSW is here only for comparison: the search does not offer it.
 """
 
 import argparse
@@ -34,11 +33,11 @@ ROWS_PER_CENTRE = 20
 SPREAD = 0.6  # of a vector around its centre, in lengths of the centre
 QUERIES, QUERIES_AT_ONCE = 200, 64
 HNSW_LINKS, HNSW_BUILD, HNSW_SEARCH = 32, 200, 256
-MILVUS_ROWS = 50_000  # Milvus in a file is not made for more
+MILVUS_ROWS = 50_000  # Milvus in a file is not built for more
 
 
 class Hnsw:
-    """A graph over the same vectors; its positions in the store's order are its keys."""
+    """A graph over the same vectors. The graph numbers them in the order of the store's keys."""
 
     def __init__(self, store: Store) -> None:
         self._graph = faiss.IndexHNSWFlat(store.manifest.width, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
@@ -61,7 +60,7 @@ class Hnsw:
 
 
 def vectors(rows: int, width: int, seed: int, *, centres: int) -> np.ndarray:
-    """(rows, width) float32 of length 1; the centres are the same for every seed."""
+    """Unit vectors (rows, width) float32; the centres are the same for every seed."""
     random = np.random.default_rng(seed)
     centre = _centres(centres, width)[random.integers(centres, size=rows)]
     drawn = centre + SPREAD * random.standard_normal((rows, width), dtype=np.float32)
@@ -95,7 +94,7 @@ def centres_of(size: int) -> int:
 
 
 def exact_keys(store: Store, queries: np.ndarray, k: int) -> np.ndarray:
-    """(Q, k) by matrix products, segment by segment."""
+    """Keys (Q, k) of the nearest rows, by a matrix product per segment."""
     parts = []
     for serial, segment in sorted(store.segments.items()):
         products = queries @ np.asarray(segment.vectors).T
@@ -105,7 +104,7 @@ def exact_keys(store: Store, queries: np.ndarray, k: int) -> np.ndarray:
 
 
 def measure(make: Callable[[Store], Engine], store: Store, queries: np.ndarray, k: int) -> list[str]:
-    """Cells of the table: seconds until it answers, recall, ms of one query, queries/s of many, MiB."""
+    """Cells of the table: seconds to the first answer, recall, ms per query, queries/s in batches, MiB."""
     gc.collect()
     before = resident("VmRSS")
     begin = time.perf_counter()
