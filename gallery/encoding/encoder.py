@@ -62,13 +62,8 @@ class Encoder:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width in px."""
+        """Height and width in pixels."""
         return self.config.dataset.image_size
-
-    @property
-    def token_shape(self) -> tuple[int, int]:
-        encoder = self.model.image_encoder
-        return 1 + encoder.num_patches, encoder.width
 
     @torch.inference_mode()
     def images(self, pixels: Tensor) -> EncodedImages:

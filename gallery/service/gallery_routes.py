@@ -24,6 +24,12 @@ IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = {  # the type that FastAPI de
 def gallery_router(service: Service) -> APIRouter:
     """/health, /api/gallery and /api/image."""
     router = APIRouter(tags=["gallery"])
+    _add_descriptions(router, service)
+    _add_images(router, service)
+    return router
+
+
+def _add_descriptions(router: APIRouter, service: Service) -> None:
 
     @router.get("/health", summary="Whether the service answers; needs no token")
     async def health() -> Health:
@@ -46,6 +52,8 @@ def gallery_router(service: Service) -> APIRouter:
             signed_in=not service.access.open,
         )
 
+
+def _add_images(router: APIRouter, service: Service) -> None:
     @router.get(
         "/api/image",
         summary="One indexed image as JPEG",
@@ -66,5 +74,3 @@ def gallery_router(service: Service) -> APIRouter:
         except (UnknownImage, CannotAnswer) as error:
             raise no_image(error) from error
         return Response(content, media_type="image/jpeg", headers=headers)
-
-    return router

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
+from fastapi import FastAPI
 
 from gallery.service.access import check_token, is_loopback
 from gallery.service.app import create_app
@@ -50,7 +51,18 @@ def serve(
     if trusted_proxy is not None:
         _check_address(trusted_proxy)
     app = create_app(gallery, token=token, audit_log=audit_log)
-    config = uvicorn.Config(
+    config = _server_config(app, trusted_proxy)
+    with contextlib.closing(listen(host, port)) as listener:
+        shown = f"[{host}]" if ":" in host else host
+        if not is_loopback(host):
+            logger.warning('the connection is not encrypted: see docs/search.md, "Who can reach it"')
+        logger.info("search page: http://%s:%d/ (Ctrl-C ends it)", shown, listener.getsockname()[1])
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def _server_config(app: FastAPI, trusted_proxy: str | None) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         log_config=None,  # the command has set up logging
         log_level="warning",
@@ -62,13 +74,6 @@ def serve(
         proxy_headers=trusted_proxy is not None,  # anyone can send these headers; limits and audit log rely on them
         forwarded_allow_ips=trusted_proxy or "",
     )
-    with contextlib.closing(listen(host, port)) as listener:
-        shown = f"[{host}]" if ":" in host else host
-        if not is_loopback(host):
-            logger.warning('the connection is not encrypted: see docs/search.md, "Who can reach it"')
-        logger.info("search page: http://%s:%d/ (Ctrl-C ends it)", shown, listener.getsockname()[1])
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:

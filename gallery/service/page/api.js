@@ -2,10 +2,10 @@
 
 export const imageUrl = (hit, size) => `/api/image?id=${encodeURIComponent(hit.image_id)}&size=${size}`;
 
-/** The service said no, in a sentence that the user may read. */
+/** The service refused a request; the message is for the user. */
 export class Refused extends Error {}
 
-/** GET without a body, else POST: FormData as it is, everything else as JSON. Throws Refused, or what fetch throws. */
+/** GET without a body, otherwise POST: FormData unchanged, everything else as JSON. Throws Refused, or what fetch throws. */
 export async function ask(path, body, signal) {
   const options = { signal, credentials: "same-origin" };
   if (body instanceof FormData) Object.assign(options, { method: "POST", body });

@@ -1,19 +1,19 @@
-// One result, large: its figures, and where in the picture the model looks for each word of the sentence.
+// One enlarged result: its scores, and where in the picture the model looks for each word of the sentence.
 
 import { ask, imageUrl, Refused } from "./api.js";
 import { bar, colourOf, make, percent } from "./pieces.js";
 
-const VEIL = 0.72; // opacity of the dark where the model does not look
-const GLOW = 0.38; // opacity of the part's colour where it looks most
-const REST_MS = 250; // on a result, before the model is asked about it: not while the user leafs through
+const VEIL = 0.72; // opacity of the dark veil where the model does not look
+const GLOW = 0.38; // opacity of the part's colour where the model looks most
+const REST_MS = 250; // on a result before the model is asked about it, so that paging through results asks nothing
 const element = (id) => document.getElementById(id);
 
 export class Detail {
   #dialog = element("detail");
   #answer = null;
   #index = 0;
-  #words = []; // of the explanation
-  #running = null; // AbortController of the explanation under way
+  #words = []; // words of the explanation
+  #running = null; // AbortController of the pending explanation
   #onMove;
 
   constructor({ onMove, onSimilar }) {
@@ -26,7 +26,7 @@ export class Detail {
     element("next").addEventListener("click", () => this.#move(1));
     element("similar").addEventListener("click", () => onSimilar(this.#hit));
     this.#dialog.addEventListener("click", (event) => {
-      if (event.target === this.#dialog) this.close(); // beside the panel
+      if (event.target === this.#dialog) this.close(); // a click outside the panel
     });
     this.#dialog.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -49,7 +49,7 @@ export class Detail {
     this.#showFigures();
     this.#showParts();
     this.#explain();
-    if (!this.#dialog.open) this.#dialog.showModal(); // Escape closes it, the focus stays within it
+    if (!this.#dialog.open) this.#dialog.showModal(); // Escape closes it, and the focus stays inside
     this.#dialog.scrollTop = 0;
   }
 
@@ -60,7 +60,7 @@ export class Detail {
   #move(step) {
     if (!this.#answer.hits[this.#index + step]) return;
     this.open(this.#answer, this.#index + step);
-    const focused = document.activeElement; // a word of the result before is gone, a button may be disabled now
+    const focused = document.activeElement; // the previous result's words are gone, and a button may be disabled now
     if (!this.#dialog.contains(focused) || focused.disabled) element("detail-title").focus();
   }
 
@@ -123,7 +123,7 @@ export class Detail {
     this.#words = words;
     element("words").replaceChildren(
       ...words.map((word) => {
-        const part = this.#hit.parts.length ? word.part : 0; // without a list of parts their numbers mean nothing
+        const part = this.#hit.parts.length ? word.part : 0; // without a list of parts, part numbers mean nothing
         const content = [word.word, ...(part ? [make("sup", "", `${part}`)] : [])];
         return this.#toggle(content, part, () => [word]);
       }),
@@ -143,7 +143,7 @@ export class Detail {
     return button;
   }
 
-  /** Lay the heat of words over the picture: their maximum, one canvas pixel per patch, smoothed by the browser. */
+  /** Draw the maximum heat of some words over the picture: one canvas pixel per patch, smoothed by the browser. */
   #draw(words, part) {
     const canvas = element("heat");
     canvas.hidden = !words.length;
@@ -163,7 +163,7 @@ export class Detail {
   }
 }
 
-/** The colour that a class of style.css gives to the heat of its part, as numbers. */
+/** The heat colour of a part's class in style.css, as numbers. */
 function rgbOf(name) {
   const probe = make("i", name);
   probe.style.color = "var(--glow, white)";

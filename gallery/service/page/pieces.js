@@ -1,10 +1,10 @@
-// Small pieces of the page that several places show.
+// Small elements that several places of the page use.
 
 const MAX_COLOURS = 6; // classes .part-1 ... of style.css
 
 export const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
-/** An element with a class and content: text, which is never read as HTML, or elements. */
+/** An element with a class and content: elements, or text, which is never parsed as HTML. */
 export function make(tag, name, ...content) {
   const made = document.createElement(tag);
   if (name) made.className = name;
@@ -17,7 +17,7 @@ export function colourOf(part) {
   return part > 0 ? `part-${((part - 1) % MAX_COLOURS) + 1}` : "";
 }
 
-/** A share in [0, 1] as a bar in the part's colour. */
+/** A bar in the part's colour for a share in [0, 1]. */
 export function bar(share, part) {
   const fill = make("i", "");
   fill.style.width = `${100 * share}%`;

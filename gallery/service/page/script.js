@@ -1,4 +1,4 @@
-// The search page: form, results, and which result is open. What an open result shows is in detail.js.
+// The search page: the form, the results, and which result is open. detail.js shows the open result.
 
 import { ask, imageUrl, Refused } from "./api.js";
 import { Detail } from "./detail.js";
@@ -10,7 +10,7 @@ const form = element("search");
 const results = element("results");
 
 let answer = null; // of the last search
-let running = null; // AbortController of the search under way
+let running = null; // AbortController of the pending search
 let limits = { max_upload_bytes: Infinity };
 
 const detail = new Detail({ onMove: focusHit, onSimilar: searchSimilar });
@@ -25,7 +25,7 @@ async function search(path, body, words, picture = null) {
     const found = await ask(path, body, mine.signal);
     if (running === mine) showAnswer(found, words, picture, found.mode === "fast" && body.fast === false);
   } catch (error) {
-    if (running !== mine) return; // a newer search took over
+    if (running !== mine) return; // a newer search has replaced this one
     results.replaceChildren(); // they belong to another search
     showProblem(error);
   } finally {
@@ -67,7 +67,7 @@ function searchSimilar(hit) {
 
 const chosenTop = () => Number(element("top").value) || 20;
 
-// ---- what is shown ----
+// ---- results ----
 
 function setBusy(busy) {
   results.setAttribute("aria-busy", busy);
@@ -118,7 +118,7 @@ function showNothing(found) {
 
 function hitItem(hit, index) {
   const button = Object.assign(make("button", "hit"), { type: "button" });
-  button.tabIndex = -1; // one stop for the Tab key; the arrow keys move among the results
+  button.tabIndex = -1; // the results are a single tab stop; the arrow keys move among them
   button.append(
     Object.assign(new Image(), { src: imageUrl(hit, "thumbnail"), alt: "", loading: "lazy", decoding: "async" }),
     make("span", "caption", make("span", "rank", `${hit.rank}`), make("span", "score", hit.score.toFixed(2))),
@@ -146,7 +146,7 @@ function openHit(index) {
 }
 
 function focusHit(index) {
-  buttons()[index].focus({ preventScroll: true }); // where the focus returns to when the result is closed
+  buttons()[index].focus({ preventScroll: true }); // the focus returns here when the result is closed
   setCurrent(buttons()[index]);
 }
 
@@ -186,7 +186,7 @@ for (const example of document.querySelectorAll(".example")) {
 element("choose-picture").addEventListener("click", () => element("picture").click());
 element("picture").addEventListener("change", (event) => {
   searchPicture(event.target.files[0]);
-  event.target.value = ""; // so that the same file can be chosen again
+  event.target.value = ""; // allows choosing the same file again
 });
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -201,7 +201,7 @@ document.addEventListener("drop", (event) => {
   searchPicture(event.dataTransfer.files[0]);
 });
 
-// ---- look, and what there is to search ----
+// ---- light or dark, and what can be searched ----
 
 function setLook(look) {
   document.documentElement.dataset.look = look;
