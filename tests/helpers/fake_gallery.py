@@ -1,4 +1,4 @@
-"""A gallery without a model, for tests of the service: the interface of gallery.Gallery, answers known beforehand."""
+"""A gallery without a model, for tests of the service: the interface of gallery.Gallery with fixed answers."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ ROWS, COLUMNS = 16, 8
 
 
 class FakeGallery:
-    """Serves image files under the ids "id0", "id1", ... Sentences steer it: "no image", "nobody", "crash", "bad"."""
+    """Serves image files under the ids "id0", "id1", ... The sentences "nobody", "crash" and "bad" steer it."""
 
     def __init__(self, paths: list[Path], *, calibrated: bool = True, second_stage: bool = True) -> None:
         self.paths = {f"id{index}": path for index, path in enumerate(paths)}
@@ -77,18 +77,18 @@ class FakeGallery:
 
 
 def indexed(path: Path) -> IndexedImage:
-    """A file as an index would remember it."""
+    """The record of a file that an index would keep."""
     data = path.read_bytes()
     return IndexedImage(path, len(data), hashlib.sha256(data).digest())
 
 
 def chunks_of(sentence: str) -> list[list[str]]:
-    """The two words after each "a" or "and", which is enough of a grammar here."""
+    """The two words after each "a" or "and"."""
     return [found.split() for found in re.findall(r"\b(?:a|and) (?!a )(\w+ \w+)", sentence)]
 
 
 def heat_at(height: float) -> list[list[float]]:
-    """Hot in the middle of the row at this share of the height, 1 there, falling off to all sides."""
+    """1 in the middle of the row at this share of the height, less on all sides."""
     hot = round(height * (ROWS - 1))
     return [
         [1 / (1 + (row - hot) ** 2 + (column - 3.5) ** 2 - 0.25) for column in range(COLUMNS)] for row in range(ROWS)

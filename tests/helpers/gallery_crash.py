@@ -1,4 +1,4 @@
-"""Program: a writer that is killed at random moments, and what is in the index each time. Loads no torch.
+"""Program: kill a writer at random moments and check the index each time. Imports no torch.
 
 python -m tests.helpers.gallery_crash FOLDER KILLS SEED
 
@@ -26,7 +26,7 @@ from gallery.store.writer import StoreWriter
 
 ROWS, WIDTH, KEPT = 40, 64, 3
 TOKENS = [3, 16]
-writer_module.MANY_SMALL = 1  # tidying joins generations, so that later ones leave removed rows beside live ones
+writer_module.MANY_SMALL = 1  # tidying merges generations, which leaves removed rows beside live ones later
 
 
 def new_manifest() -> Manifest:
@@ -40,7 +40,7 @@ def write_forever(folder: Path, committed: int) -> None:
         while True:
             generation = max((generation_of(image.path) for _, image in writer.store.images()), default=-1) + 1
             segment = writer.write_segment(writer.store.manifest.next_serial)
-            for row in range(ROWS):  # one at a time: many moments to be killed at
+            for row in range(ROWS):  # one at a time, so that there are many moments to be killed at
                 image = image_of(generation, row)
                 segment.append([image], vector(generation, row)[None], np.full((1, *TOKENS), row, np.float16))
             old = [key for key, im in writer.store.images() if generation_of(im.path) <= generation - KEPT]
@@ -49,7 +49,7 @@ def write_forever(folder: Path, committed: int) -> None:
             if generation % 4 == 0:
                 writer.tidy()
             elif generation % 2:
-                writer.erase([])  # everything anew that has lost a row
+                writer.erase([])  # rewrite every segment that has lost a row
 
 
 def image_of(generation: int, row: int) -> ImageFile:

@@ -1,4 +1,4 @@
-"""Program: copies an index to Milvus in a file, and is killed in the middle.
+"""Program: copy an index to Milvus in a file, and die in the middle.
 
 Run as python -m tests.helpers.gallery_milvus_crash.
 Arguments: FOLDER of the index, URL, and after how many calls that change rows it kills itself. Writes nothing.

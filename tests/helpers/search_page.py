@@ -1,4 +1,4 @@
-"""What the tests of the search page do and look at."""
+"""Actions and checks of the tests of the search page."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def focused(page: Page) -> str:
 
 
 def heat(page: Page) -> list[list[int]]:
-    """Opacity of the canvas over the picture: rows x columns; little where the model looks."""
+    """Opacity of the canvas over the picture, rows x columns: low where the model looks."""
     if page.locator("#heat").is_hidden():
         return []
     script = """canvas => ({width: canvas.width, height: canvas.height,
@@ -43,4 +43,4 @@ def assert_nothing_sticks_out(page: Page) -> None:
 def screenshot(page: Page, path: Path) -> None:
     page.screenshot(path=path)
     with Image.open(path) as image:
-        assert len(image.convert("RGB").getcolors(10**7)) > 500  # the crops are on it
+        assert len(image.convert("RGB").getcolors(10**7)) > 500  # it shows the crops

@@ -114,7 +114,7 @@ def test_two_processes_make_the_index_of_one(checkpoint, images, tmp_path):
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "26 images (26 encoded, 1 unreadable)" in done.stdout
-    assert done.stdout.count("unreadable: broken.jpg") == 1  # only one process speaks
+    assert done.stdout.count("unreadable: broken.jpg") == 1  # only the main process prints
     assert search_command(["index", *common, "--index", str(tmp_path / "one")]) == 0
     one, two = Store.open(tmp_path / "one"), Store.open(tmp_path / "two")
     assert sorted(entry.rows for entry in two.manifest.segments) == [1, 2, 3, 4, 4, 4, 4, 4]
@@ -150,7 +150,7 @@ def test_the_checkpoint_may_move(config, checkpoint, images, test_paths, tmp_pat
     assert "say where it is now: --checkpoint" in refused(search_command, ["add", missing, *common], capsys)
     assert search_command(["add", missing, *common, "--checkpoint", str(moved)]) == 0
     assert len(Store.open(tmp_path / "index")) == len(test_paths) + 1
-    assert len(answers(capsys, "a man", *common)[0]["hits"]) == len(test_paths) + 1  # it is known from now on
+    assert len(answers(capsys, "a man", *common)[0]["hits"]) == len(test_paths) + 1  # the index remembers its place
     other = save_search_model(config, tmp_path / "other.pth", seed=1)
     message = refused(search_command, ["add", missing, *common, "--checkpoint", str(other)], capsys)
     assert "is another one than this index was made with" in message

@@ -81,7 +81,7 @@ def test_what_cannot_be_looked_at_is_kept(eight, monkeypatch, capsys):
 
     monkeypatch.setattr(os, "scandir", scandir)
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
-    os.utime(eight.images / "b" / "5.jpg", ns=(1, 1))  # has to be read again
+    os.utime(eight.images / "b" / "5.jpg", ns=(1, 1))  # so that it is read again
     (eight.images / "b" / "6.jpg").unlink()
     report = build_index(eight, CPU)
     assert (report.kept, report.removed, report.unchanged, report.total) == (5, 1, 1, 7)
@@ -112,7 +112,7 @@ def test_removed_images_leave_the_disk_and_a_running_search(eight, capsys):
     gallery = Gallery.open(eight.index, device="cpu")
     assert len(gallery.query("a man", top=20).hits) == 8
     shutil.rmtree(eight.images / "b")
-    build_index(eight, CPU)  # takes out 5, 6, 7
+    build_index(eight, CPU)  # removes 5, 6, 7
     gone = image_id("a/2.jpg")
     assert gallery.image(gone).path == eight.images / "a" / "2.jpg"
     assert search_command(["remove", "a/2.jpg", "--index", str(eight.index)]) == 0

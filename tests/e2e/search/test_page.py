@@ -97,7 +97,7 @@ def test_everything_can_be_done_from_the_keyboard(open_page):
         page.keyboard.press(key)
         assert focused(page).startswith(f"Result {rank},"), key
     page.keyboard.press("Tab")
-    assert not focused(page).startswith("Result")  # one stop for all results
+    assert not focused(page).startswith("Result")  # the results are a single tab stop
     page.keyboard.press("Shift+Tab")
 
     page.keyboard.press("Enter")

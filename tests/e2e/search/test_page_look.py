@@ -1,4 +1,4 @@
-"""How the search page looks, to people and to screen readers, and signing in, in a real browser (conftest.py)."""
+"""The look of the search page for people and for screen readers, and signing in, in a real browser (conftest.py)."""
 
 import pytest
 from playwright.sync_api import expect
@@ -29,7 +29,7 @@ def test_a_narrow_screen_shows_all_of_it(open_page, tmp_path):
     expect(page.locator("#words button").first).to_be_visible()
     assert_nothing_sticks_out(page)
     sizes = page.locator("dialog > header button").evaluate_all("all => all.map(one => one.offsetHeight)")
-    assert min(sizes) >= 40  # px: a finger
+    assert min(sizes) >= 40  # px, wide enough for a finger
     screenshot(page, tmp_path / "narrow_detail.png")
 
 
@@ -92,8 +92,8 @@ def test_sign_in_and_out(open_page, serve_app, crops, tmp_path):
     expect(page.locator("#gallery-info")).to_have_text("12 images")
     search(page)
     page.locator(".hit").first.click()
-    expect(page.locator("#detail-file")).to_have_text(crops[0].name)  # folders of the server are not told
-    assert page.evaluate("document.cookie") == ""  # no script can read it
+    expect(page.locator("#detail-file")).to_have_text(crops[0].name)  # no folders of the server
+    assert page.evaluate("document.cookie") == ""  # scripts cannot read it
     page.screenshot(path=tmp_path / "signed_in.png")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Sign out").click()

@@ -36,7 +36,7 @@ def indexed(checkpoint, images, test_paths, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluated(config, checkpoint):
-    """The test captions and what the evaluation gives for them."""
+    """The test captions and their scores in the evaluation."""
     encoder = Encoder(checkpoint, config, CPU.device)
     loaders = eval_loaders_of(config, load_tokenizer(config.model.text_encoder.name), CPU, "test")
     scores = score_gallery(

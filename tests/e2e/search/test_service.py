@@ -1,4 +1,4 @@
-"""The real gallery behind the service: a small model and its index, over HTTP; pictures that lie on their side."""
+"""The service over HTTP with a real gallery: a small model and its index, also of rotated pictures."""
 
 import io
 import shutil
@@ -68,7 +68,7 @@ def test_everything_that_the_page_asks_for(folder, checkpoint):
     assert np.shape([word["heat"] for word in words]) == (9, 4, 4)
     with Image.open(best["file"]) as original, shown(client, best["image_id"]) as image:
         assert image.size == original.size
-        assert np.abs(np.asarray(image, float) - np.asarray(original, float)).mean() < 8  # a JPEG once more
+        assert np.abs(np.asarray(image, float) - np.asarray(original, float)).mean() < 8  # encoded as JPEG again
 
     similar = post(client, "search/similar", image_id=best["image_id"], top=4)
     data = Path(best["file"]).read_bytes()
@@ -128,7 +128,7 @@ def test_a_swapped_picture_is_neither_shown_nor_judged(folder, checkpoint):
 
 
 def test_a_picture_on_its_side_is_the_same_person(folder, checkpoint):
-    """Orientation 6: the camera was turned, and the file says so. Sixteen bits: the same picture, finer."""
+    """Orientation 6: the camera was rotated and EXIF says so. Sixteen bits: the same picture, finer."""
     with Image.open(folder / "0.jpg") as image:
         upright = image.convert("RGB").resize((64, 128))
     exif = Image.Exif()
@@ -152,8 +152,8 @@ def test_a_picture_on_its_side_is_the_same_person(folder, checkpoint):
         for name in (one, other):
             words = post(client, "explain", query=SENTENCE, image_id=image_id(name))["words"]
             heats.append(np.array([word["heat"] for word in words]))
-        np.testing.assert_allclose(*heats, rtol=0, atol=0.1)  # of the picture as it is shown
+        np.testing.assert_allclose(*heats, rtol=0, atol=0.1)  # of the picture as the page shows it
     hits = post(client, "search/similar", image_id=image_id("upright.jpg"))["hits"]
-    assert {hit["image_id"]: hit["similarity"] for hit in hits}[image_id("lying.jpg")] < 0.9  # who is turned is told
+    assert {hit["image_id"]: hit["similarity"] for hit in hits}[image_id("lying.jpg")] < 0.9  # it looks different
     exact = {hit["image_id"]: hit["score"] for hit in post(client, "search", query=SENTENCE, top=12)["hits"]}
     assert exact[image_id("turned.jpg")] == pytest.approx(exact[image_id("upright.jpg")], abs=0.1)

@@ -1,4 +1,4 @@
-"""The gallery's decoder: upright, eight bits, the pixels of dataset.images where both read a picture; swapped files."""
+"""The decoder of the gallery: upright, eight bits, the same pixels as dataset.images; files that were swapped."""
 
 import io
 import os
@@ -63,7 +63,7 @@ def test_sixteen_bits_are_scaled_and_turned():
     + [("PNG", mode, 0) for mode in ("RGB", "L", "LA", "P", "RGBA", "1", "I;16")],
 )
 def test_the_pixels_are_those_of_training_and_evaluation(tmp_path, kind, mode, most):
-    """most: libraries may round the chroma of a JPEG differently; here both are the same library."""
+    """most: the largest difference; two JPEG libraries may round the chroma differently."""
     source = Image.fromarray(np.full((HEIGHT, WIDTH), 0x8123, np.uint16)) if mode == "I;16" else picture().convert(mode)
     (tmp_path / "picture").write_bytes(encoded(source, kind))
     for size in ((HEIGHT, WIDTH), (32, 24)):
@@ -92,7 +92,7 @@ def test_a_smaller_one_is_decoded_where_that_is_enough():
         (b"", "no readable picture"),
         (b"<html>", "no readable picture"),
         (encoded(picture(), "JPEG")[:300], "no readable picture"),
-        (encoded(picture(), "GIF"), "no readable picture"),  # of a kind that the page would not show
+        (encoded(picture(), "GIF"), "no readable picture"),  # a format that the page does not show
         (encoded(picture(30, 40)), "has 40 x 30 pixels; at most 1,000"),
     ],
 )
@@ -119,7 +119,7 @@ def test_an_indexed_file_is_read_also_if_it_was_only_touched(image):
 def swap(path: Path) -> None:
     status = path.stat()
     path.write_bytes(b"9876543210")
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # size and time do not tell
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # size and time stay the same
 
 
 def link(path: Path) -> None:
@@ -130,7 +130,7 @@ def link(path: Path) -> None:
 
 def pipe(path: Path) -> None:
     path.unlink()
-    os.mkfifo(path)  # to open it would wait for a writer
+    os.mkfifo(path)  # opening it would wait for a writer
 
 
 @pytest.mark.parametrize("change", [swap, link, pipe, Path.unlink])

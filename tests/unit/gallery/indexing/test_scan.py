@@ -1,4 +1,4 @@
-"""What a folder holds and how it differs from an index."""
+"""Which images a folder holds and how it differs from an index."""
 
 import errno
 import os
@@ -49,7 +49,7 @@ def test_a_folder_that_cannot_be_listed_is_told(folder, monkeypatch):
 
 
 def cannot_list(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """As a right that is missing, which root does not need."""
+    """Imitate a missing permission, which would not stop root."""
     own = os.scandir
 
     def scandir(path):

@@ -11,7 +11,7 @@ from tests.helpers.gallery_store import add, new_writer
 
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[StoreWriter]:
-    """Of an index with three segments: 30, 1 and 20 rows."""
+    """An index with three segments of 30, 1 and 20 rows, open for writing."""
     with new_writer(tmp_path / "index") as opened:
         for number, rows in enumerate((30, 1, 20)):
             add(opened, f"part{number}", rows)

@@ -1,4 +1,4 @@
-"""From the score of a best hit to a probability: the statistics on values known by hand, the scores by plain loops."""
+"""From the best score to a probability: statistics against values known by hand, scores against plain loops."""
 
 import json
 from dataclasses import asdict

@@ -17,14 +17,14 @@ QUERY = np.ones((1, WIDTH), np.float32)
 def test_changes_count_from_the_next_question_on(writer):
     live = LiveIndex(writer.folder)
     view = live.now()
-    assert live.now() is view  # nothing is opened again for nothing
+    assert live.now() is view  # it is not opened again without need
     before = expected(writer.store, QUERY, 60).key
     writer.erase(before[0, :3])
     assert live.now() is not view
     after = live.now().engine.search(QUERY, 60).key
     np.testing.assert_array_equal(after, expected(writer.store, QUERY, 60).key)
     assert len(live.now().store) == 48
-    # a question that is being answered goes on with what it began with, although its files are gone
+    # A query that is being answered keeps its view, although the files are deleted.
     np.testing.assert_array_equal(view.engine.search(QUERY, 60).key, before)
     assert view.store.image(int(before[0, 0])).path
     add(writer, "later", 2)

@@ -1,4 +1,4 @@
-"""Milvus (in a file, milvus-lite) behind, ahead of and beside the store, and killed while it is being changed."""
+"""Milvus (milvus-lite, in a file) when it lags behind the store, is ahead of it, or its update is killed."""
 
 import json
 import signal
@@ -36,7 +36,7 @@ def test_milvus_behind_the_store_is_noticed_and_catches_up(writer, url):
         engine.search(QUERY, 3)
     engine.update(writer.store)
     engine.search(QUERY, 3)
-    # A crash after half of an update: Milvus has rows that nobody has noted
+    # A crash in the middle of an update: Milvus has rows that engine.json does not record.
     state = writer.folder / "engine.json"
     noted = json.loads(state.read_text())
     state.write_text(json.dumps({**noted, "segments": {"1": []}}))
@@ -56,23 +56,23 @@ def test_a_search_follows_what_another_process_changes(writer, url):
     old = writer.store
     check(searching, old)
 
-    add(writer, "later", 5)  # the store has more than Milvus: what is new is not found yet
+    add(writer, "later", 5)  # the store has more rows than Milvus: the new ones are not found yet
     searching = searching.following(writer.store)
     np.testing.assert_array_equal(np.sort(searching.search(QUERY, 100).key[0]), old.keys())
     with pytest.raises(UserError, match="is behind this index"):
-        open_engine(writer.store, url).search(QUERY, 3)  # who has never found all of it cannot know what is missing
+        open_engine(writer.store, url).search(QUERY, 3)  # cannot tell which rows are missing
     engine.update(writer.store)
     check(searching, writer.store)
 
     best = [key for key in expected(writer.store, QUERY, 60).key[0].tolist() if key < 2 * KEYS_PER_SEGMENT]
-    writer.commit(removed=best[:2])  # Milvus has more than the store: unknown keys are left out
+    writer.commit(removed=best[:2])  # Milvus has more rows than the store: unknown keys are dropped
     found = searching.following(writer.store).search(QUERY, 60).key[0].tolist()
     assert found == expected(writer.store, QUERY, 60).key[0].tolist()
     assert set(best[:2]).isdisjoint(found)
     engine.update(writer.store)
     check(searching.following(writer.store), writer.store)
 
-    # Milvus lacks a segment's rows under their new keys: better no answer than half of it
+    # Milvus lacks the rows of a rewritten segment under their new keys: no answer is better than half of one.
     writer.erase(writer.store.keys()[:1])
     with pytest.raises(UserError, match="or wait for it to end"):
         searching.following(writer.store).search(QUERY, 3)

@@ -1,4 +1,4 @@
-"""Who may talk to the search service: token, sign-in, host names, foreign pages, headers."""
+"""Who may use the search service: token, sign-in, host names, other web pages, headers."""
 
 import re
 from pathlib import Path
@@ -148,13 +148,13 @@ def test_guessing_by_header_is_as_slow(tmp_path):
     limits = Limits(sign_ins=Rate(burst=3, per_minute=1))
     client = client_for(limits=limits, audit_log=tmp_path / "audit.jsonl")
     right, wrong = ({"authorization": f"Bearer {token}"} for token in (TOKEN, "wrong-token-of-somebody"))
-    assert [client.get("/api/gallery", headers=right).status_code for _ in range(5)] == [200] * 5  # costs no try
+    assert [client.get("/api/gallery", headers=right).status_code for _ in range(5)] == [200] * 5  # not limited
     assert client.get("/health", headers=wrong).status_code == 200  # needs none
     statuses = [client.get(path, headers=wrong).status_code for path in ("/api/gallery", "/nowhere", "/", "/")]
     assert statuses == [401, 401, 303, 429]
-    refused = client.get("/api/gallery", headers=right)  # else the answer would tell a guesser that it is right
+    refused = client.get("/api/gallery", headers=right)  # otherwise a guesser would learn that the token is right
     assert (refused.status_code, int(refused.headers["retry-after"]) > 50) == (429, True)
-    assert client.post("/sign-in", data={"token": TOKEN}).status_code == 429  # the same tries as in the form
+    assert client.post("/sign-in", data={"token": TOKEN}).status_code == 429  # shares its limit with the form
     log = (tmp_path / "audit.jsonl").read_text()
     assert re.findall(r'"action": "([^"]+)"', log) == ["sign-in refused"] * 3
     assert "wrong-token" not in log
@@ -186,7 +186,7 @@ def test_sign_ins_are_logged_without_the_token(tmp_path: Path):
         ("localhost:8000", 200),
         ("127.0.0.1:8000", 200),
         ("[::1]:8000", 200),
-        ("evil.example", 403),  # a foreign page whose name was made to point to 127.0.0.1
+        ("evil.example", 403),  # another site whose name resolves to 127.0.0.1
         ("localhost.evil.example", 403),
         ("127.0.0.1:8000@evil.example", 403),
         ("", 403),

@@ -4,27 +4,15 @@ import hashlib
 import json
 import threading
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from pathlib import Path
 
 import pytest
-from fastapi.testclient import TestClient
 
 from gallery.service.app import create_app
 from gallery.service.limits import Limits, Rate
-from tests.helpers.fake_gallery import COLUMNS, ROWS, FakeGallery, client_for, fake_gallery, picture, upload
+from tests.helpers.fake_gallery import COLUMNS, ROWS, FakeGallery, client_for, picture, upload
 from utils.errors import UserError
 
 SENTENCE = "a young woman with a white shirt"
-
-
-@pytest.fixture
-def gallery(tmp_path: Path) -> FakeGallery:
-    return fake_gallery(tmp_path)
-
-
-@pytest.fixture
-def client(gallery: FakeGallery) -> TestClient:
-    return client_for(gallery)
 
 
 # ---- searching ----
@@ -46,7 +34,7 @@ def test_who_needs_a_token_sees_no_folders_of_the_server(gallery):
     client = client_for(gallery, token="correct-horse-battery")
     client.headers["authorization"] = "Bearer correct-horse-battery"
     info = client.get("/api/gallery").json()
-    assert (info["signed_in"], info["details"]) == (True, {"images": 5, "calibrated": True})  # what is on the list
+    assert (info["signed_in"], info["details"]) == (True, {"images": 5, "calibrated": True})  # only the keys in FOR_ALL
     assert client.post("/api/search", json={"query": SENTENCE}).json()["hits"][0]["file"] == "person 0.jpg"
 
 
@@ -63,7 +51,7 @@ def test_errors_name_no_paths_to_who_needs_a_token(gallery, caplog):
     assert "/srv/secret.pth" in caplog.text
     gallery.query = FakeGallery(list(gallery.paths.values())).query  # type: ignore[method-assign]
     assert client.post("/api/search", json={"query": "bad"}).json() == told
-    empty = client.post("/api/search", json={"query": "?!"})  # not our machine's business, but the user's
+    empty = client.post("/api/search", json={"query": "?!"})  # a mistake of the user, which names nothing of the server
     assert (empty.status_code, empty.json()) == (422, {"detail": "the query is empty"})
     assert "no readable picture" in upload(client, b"x").json()["detail"]
     gallery.paths["id1"].write_bytes(b"x")

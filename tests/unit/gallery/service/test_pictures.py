@@ -1,27 +1,14 @@
-"""Pictures that come into the search service and go out of it, with a gallery that needs no model."""
+"""Pictures that the search service receives and sends, with a gallery that needs no model."""
 
 import io
 import os
-from pathlib import Path
 
 import pytest
-from fastapi.testclient import TestClient
 from PIL import Image
 
 from gallery.service.limits import Limits
 from gallery.store.store import UnknownImage
-from tests.helpers.fake_gallery import FakeGallery, client_for, fake_gallery, picture, upload
-
-
-@pytest.fixture
-def gallery(tmp_path: Path) -> FakeGallery:
-    return fake_gallery(tmp_path)
-
-
-@pytest.fixture
-def client(gallery: FakeGallery) -> TestClient:
-    return client_for(gallery)
-
+from tests.helpers.fake_gallery import FakeGallery, client_for, picture, upload
 
 # ---- pictures that come in ----
 
@@ -122,7 +109,7 @@ def test_a_file_that_was_swapped_is_not_shown(client, gallery, tmp_path):
 
 def test_a_removed_image_is_not_found(client, gallery):
     def gone(*_, **__):
-        raise UnknownImage("id0")  # by the time that its turn comes
+        raise UnknownImage("id0")  # removed while the call was waiting
 
     gallery.explain = gallery.query_similar = gone  # type: ignore[method-assign]
     for path, body in (("explain", {"query": "man", "image_id": "id0"}), ("search/similar", {"image_id": "id0"})):

@@ -29,7 +29,7 @@ RIGHT = {"authorization": "Bearer correct-horse-battery"}
 
 @contextmanager
 def running(audit_log: Path, trusted_proxy: str = "") -> Iterator[HTTPConnection]:
-    """A connection to the service; at the end it must have said nothing but where it is."""
+    """A connection to the service, which must log nothing but its address."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", PROGRAM, str(audit_log), trusted_proxy]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment) as process:
@@ -61,7 +61,7 @@ def test_a_service_says_where_it_is_answers_and_ends_on_ctrl_c(tmp_path):
 
 @pytest.mark.parametrize(("trusted", "seen"), [("", "127.0.0.1"), ("127.0.0.1", "203.0.113.7")])
 def test_only_a_trusted_proxy_says_who_asks(tmp_path, trusted, seen):
-    """A client may send such a header by itself; the proxy appends the address that it sees."""
+    """A client can forge the header; a proxy appends the address that it sees."""
     with running(tmp_path / "audit.jsonl", trusted) as connection:
         forged = {"x-forwarded-for": "198.51.100.1, 203.0.113.7", "authorization": "Bearer wrong"}
         assert get(connection, **forged)[0] == 401

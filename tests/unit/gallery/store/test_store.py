@@ -1,4 +1,4 @@
-"""An index on disk: what is written is read, changes are whole or not there."""
+"""An index on disk: rows read back as written, and commits that readers see as a whole or not at all."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def add(writer: StoreWriter, *paths: str, removed: tuple[int, ...] = (), time: i
 
 
 def contents(store: Store) -> dict[str, int]:
-    """Paths with their times; every row is checked to be that image's own."""
+    """Times of the images by their paths; checks that every row belongs to its image."""
     found = {}
     for key, own in store.images():
         np.testing.assert_array_equal(store.vector(key), vector(own.path))
@@ -125,7 +125,7 @@ def test_what_is_erased_is_in_no_file(tmp_path):
         writer.commit(removed=[writer.store.key_of(image_number("7.jpg"))])  # is only marked
         assert files_with("7.jpg") == {"paths.bin", "records.bin", "vectors.f32"}
         writer.erase([key], excluded=["3.jpg"])
-        assert files_with("3.jpg") == {"manifest.json"}  # indexing the folder again has to leave it out
+        assert files_with("3.jpg") == {"manifest.json"}  # the list of images that indexing leaves out
         assert files_with("7.jpg") == set()
         assert files_with("4.jpg") == {"paths.bin", "records.bin", "vectors.f32"}
         assert set(contents(writer.store)) == {*(f"{number}.jpg" for number in range(10)), "x.jpg", "y.jpg"} - {
@@ -185,7 +185,7 @@ def test_a_reader_keeps_what_it_opened(tmp_path):
 
 
 def test_a_reader_that_meets_a_writer_reads_the_new_manifest(tmp_path, monkeypatch):
-    """Between its reading the manifest and opening the files, a writer replaced them."""
+    """A writer replaces the files after the reader has read the manifest and before it opens them."""
     with StoreWriter(tmp_path, new_manifest()) as writer:
         add(writer, "a.jpg", "b.jpg")
         old = read_manifest(tmp_path)
@@ -201,7 +201,7 @@ def test_one_writer_at_a_time(tmp_path):
     with StoreWriter(tmp_path, new_manifest()):
         with pytest.raises(UserError, match="another process is changing"):
             StoreWriter(tmp_path)
-        assert len(Store.open(tmp_path)) == 0  # readers are not kept waiting
+        assert len(Store.open(tmp_path)) == 0  # readers do not wait
     with StoreWriter(tmp_path):
         pass
 
@@ -247,7 +247,7 @@ def test_image_ids_are_those_of_the_paths():
 
 
 def test_a_killed_writer_leaves_the_old_or_the_new_index():
-    in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a killed process loses nothing that it wrote
+    in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # killing a process loses nothing that it wrote
     with tempfile.TemporaryDirectory(dir=in_memory) as folder:
         command = [sys.executable, "-m", "tests.helpers.gallery_crash", f"{folder}/index", "20", "0"]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
