@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.attention import attend
 from models.packing import Packing
 from utils.errors import UserError
 
@@ -99,8 +100,8 @@ class SelfAttention(nn.Module):
         return packing.pack(together.transpose(1, 2).flatten(2))
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        dropout = self.dropout_prob if self.training else 0.0
-        return F.scaled_dot_product_attention(queries, keys, values, mask, dropout_p=dropout)
+        dropout_prob = self.dropout_prob if self.training else 0.0
+        return attend(queries, keys, values, mask, dropout_prob=dropout_prob)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.attention import attend
 from models.image_features import ImageFeatures
 
 FEED_FORWARD_RATIO = 4
@@ -31,7 +32,7 @@ class DecoderAttention(nn.Module):
             y.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for y in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
-        return self.to_out(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
+        return self.to_out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
 class GatedFeedForward(nn.Module):

@@ -31,6 +31,18 @@ def product_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+def attention_dtype(queries: Tensor) -> torch.dtype:
+    """Return the dtype of attention: that of matrix products, but fp32 on a CPU where bf16 would need a gradient.
+
+    PyTorch's bf16 backward pass of attention on a CPU makes one small oneDNN product per block. Forward and backward,
+    it takes 2 to 5 times as long as fp32 with all casts, with or without bf16 units. The forward pass alone takes as
+    long in either, so it stays in bf16.
+    """
+    dtype = product_dtype(queries)
+    slow = queries.device.type == "cpu" and dtype == torch.bfloat16 and queries.requires_grad
+    return torch.float32 if slow else dtype
+
+
 @cache
 def best_precision(device_type: str) -> str:
     """Return the fastest precision for which the device has units.

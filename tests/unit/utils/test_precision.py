@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from utils import precision
-from utils.precision import autocast, gradient_scaler
+from utils.precision import attention_dtype, autocast, gradient_scaler
 
 
 @pytest.mark.parametrize(("has_bf16", "chosen"), [(True, "bf16"), (False, "fp16")])
@@ -29,3 +30,19 @@ def test_products_and_gradients(name, dtype, scales):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
     loss = torch.tensor(2.0)
     assert (gradient_scaler(cpu, name).scale(loss) > loss) == scales
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "trained", "chosen"),
+    [
+        ("cpu", torch.bfloat16, True, torch.float32),
+        ("cpu", torch.bfloat16, False, torch.bfloat16),
+        ("cpu", torch.float32, True, torch.float32),
+        ("cuda", torch.bfloat16, True, torch.bfloat16),
+        ("cuda", torch.float16, True, torch.float16),
+    ],
+)
+def test_only_trained_bf16_attention_on_a_cpu_is_computed_in_fp32(device, dtype, trained, chosen):
+    with FakeTensorMode():  # a GPU need not be there
+        queries = torch.empty(1, 1, 2, 4, device=device, dtype=dtype, requires_grad=trained)
+        assert attention_dtype(queries) == chosen
