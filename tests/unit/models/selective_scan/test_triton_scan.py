@@ -1,55 +1,27 @@
 """The Triton kernels against the reference: on a GPU, or where there is none on the CPU by Triton's interpreter.
 
-The interpreter has to be asked for before Triton is imported, hence the process of its own. It computes step by step
-with NumPy, so the sizes are small. float32 against float64: rtol 1e-4, atol 1e-5 of the largest element. bfloat16: what
-is stored in it is rounded, the sum of both directions before the gate included: rtol and atol 2^-7.
+The interpreter is slow, so the sizes are small. float32 against float64: rtol 1e-4, atol 1e-5 of the largest element.
+bfloat16: what is stored in it is rounded, the sum of both directions before the gate included: rtol and atol 2^-7.
 """
 
 import importlib.util
-import os
-import subprocess
-import sys
-from importlib.metadata import version
 from typing import Any
 
 import pytest
 import torch
-from packaging.version import Version
 from torch import Tensor
 
 from models.selective_scan import bidirectional, selective_scan, triton_scan, triton_tiles
 from models.selective_scan.custom_operator import flatten
-from tests.helpers.paths import REPOSITORY
+from tests.helpers.interpreted_kernels import DEVICE, INTERPRETED, on_kernels, run_interpreted, starts_the_interpreter
 from tests.helpers.scans import make_mixer, make_scan, mixer_results, results_by_name
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = "cpu" if INTERPRETED else "cuda"
 SEQUENCES = ("u", "delta", "z", "B", "C")
 
 
-def interpreter_works() -> bool:
-    """Triton's interpreter before 3.7 turns arrays into Python numbers in a way that NumPy 2.4 no longer allows."""
-    if importlib.util.find_spec("triton") is None:
-        return False
-    triton, numpy = (Version(version(name)) for name in ("triton", "numpy"))
-    return triton >= Version("3.7") or numpy < Version("2.4")
-
-
-def on_kernels(test: Any) -> Any:
-    """Run the test in the interpreter's process or on a GPU."""
-    if INTERPRETED:
-        return test
-    reason = "no GPU here; test_kernels_in_tritons_interpreter runs it on the CPU"
-    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason=reason)(test))
-
-
-@pytest.mark.skipif(INTERPRETED, reason="this is the process that it starts")
-@pytest.mark.skipif(not interpreter_works(), reason="needs Triton, and NumPy below 2.4 for Triton below 3.7")
+@starts_the_interpreter
 def test_kernels_in_tritons_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_interpreted(__file__)
 
 
 @pytest.fixture(autouse=True)
