@@ -18,10 +18,12 @@ from PIL import Image
 from dataset.benchmarks import SPLITS, Benchmark, SplitCounts
 from dataset.captions import clean_caption
 from dataset.records import Record, RecordError, parse_record
+from utils.file_kinds import LFS_POINTER, Start, what_came_instead
 from utils.log import progress
 
 MISSING = "missing"
 BATCH = 256  # images checked between two updates of the progress display
+LARGEST_LFS_POINTER = 1024  # bytes, by the specification of Git LFS
 
 
 class Finding(NamedTuple):
@@ -97,21 +99,6 @@ def check_images_listed_once(annotations: list[Annotation], file: str) -> list[F
             message = f"{file}: {annotation}: the image is listed already, in record {earlier.number}"
             findings.append(Finding("image listed twice", message, is_error=False))
     return findings
-
-
-def check_shared_captions(annotations: list[Annotation], file: str) -> list[Finding]:
-    """Find captions that are equal after cleaning but describe different people: one finding per caption."""
-    first: dict[str, Annotation] = {}
-    shared: dict[str, Finding] = {}
-    for annotation in annotations:
-        for caption in annotation.record.captions:
-            words = clean_caption(caption, max_words=len(caption))
-            earlier = first.setdefault(words, annotation)
-            if earlier.record.person_id != annotation.record.person_id and words not in shared:
-                other = f"record {earlier.number} (person {earlier.record.person_id})"
-                message = f"{file}: {annotation} and {other} share the caption {caption!r}"
-                shared[words] = Finding("same caption under different people", message, is_error=False)
-    return list(shared.values())
 
 
 def count_splits(annotations: list[Annotation]) -> dict[str, SplitCounts]:
@@ -201,15 +188,22 @@ def _check_image(path: str, decode: bool) -> str | None:
     """Say what is wrong with an image file, or None."""
     if not os.path.isfile(path):
         return MISSING
-    if os.path.getsize(path) == 0:
+    size = os.path.getsize(path)
+    if size == 0:
         return "is empty (0 bytes)"
+    if not decode and size >= LARGEST_LFS_POINTER:
+        return None
+    start = Start.of(Path(path))
+    if start.data.startswith(LFS_POINTER):
+        return f"cannot be decoded: {what_came_instead(start)}"
     if not decode:
         return None
     try:
         with Image.open(path) as image:
             image.load()
     except Exception as error:  # decoders fail in many ways, and each means that the image cannot be used
-        return f"cannot be decoded ({error})"
+        instead = what_came_instead(start)
+        return f"cannot be decoded ({error})" + (f": {instead}" if instead else "")
     return None
 
 

@@ -26,6 +26,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from utils.errors import UserError
+from utils.file_kinds import Start, what_came_instead
 from utils.log import progress
 from utils.signals import heed_parent
 
@@ -61,12 +62,15 @@ class OpenedImages(NamedTuple):
 
 def read_image(path: Path, size: tuple[int, int]) -> Tensor:
     """Decode and resize one picture to (3, height, width) uint8. Raises: BadImage that names the file."""
+    data = b""
     try:
-        pixels = _decode(path.read_bytes(), path)
+        data = path.read_bytes()
+        pixels = _decode(data, path)
     except FileNotFoundError:
         raise BadImage(f"{path}: no such file") from None
     except Exception as error:  # a broken file can make decoders raise anything
-        raise BadImage(f"{path}: cannot be read as a picture ({error})") from error
+        instead = None if isinstance(error, OSError) and error.errno else what_came_instead(Start(data, len(data)))
+        raise BadImage(f"{path}: cannot be read as a picture ({instead or error})") from error
     picture = torch.from_numpy(pixels).permute(2, 0, 1)  # (H0, W0, 3) -> (3, H0, W0)
     resized = resize(picture, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
     return torch.from_numpy(np.ascontiguousarray(resized.numpy()))  # numpy reorders three channels twice as fast

@@ -16,12 +16,14 @@ from rich.table import Table
 
 from dataset import checks
 from dataset.benchmarks import BENCHMARKS, SPLITS, Benchmark, SplitCounts, benchmark
+from dataset.caption_checks import check_odd_captions, check_shared_captions, drop_ambiguous_captions
 from dataset.checks import Annotation, Finding
 from dataset.records import NAME_FILE, read_json_list
 from utils.errors import UserError
 from utils.log import one_line_errors, set_up_logging
 
 SHOWN_PER_KIND = 5
+CHECKS = (checks.check_people, checks.check_images_listed_once, check_shared_captions, check_odd_captions)
 
 
 @one_line_errors
@@ -32,13 +34,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", choices=list(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("root", type=Path, metavar="DIR", help="folder with the annotation file and imgs/")
     parser.add_argument("--verify-images", action="store_true", help="decode every image (minutes)")
+    parser.add_argument(
+        "--drop-ambiguous-captions", action="store_true", help="leave captions of several people out of train"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="default: all cores")
     options = parser.parse_args(arguments)
     if options.workers < 1:
         parser.error(f"--workers must be at least 1, not {options.workers}")
     raw_file = find_raw_file(options.root, benchmark(options.name))
     try:
-        return prepare(raw_file, benchmark(options.name), verify=options.verify_images, workers=options.workers)
+        return prepare(
+            raw_file,
+            benchmark(options.name),
+            verify=options.verify_images,
+            drop_ambiguous=options.drop_ambiguous_captions,
+            workers=options.workers,
+        )
     except (OSError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         print(f"not ready: nothing was written, {options.root / 'processed_data'} is as it was before", file=sys.stderr)
@@ -59,23 +70,31 @@ def find_raw_file(root: Path, benchmark: Benchmark) -> Path:
     )
 
 
-def prepare(raw_file: Path, benchmark: Benchmark, *, verify: bool, workers: int) -> int:
+def prepare(raw_file: Path, benchmark: Benchmark, *, verify: bool, drop_ambiguous: bool, workers: int) -> int:
     """Check everything, print the findings and a table of counts, and write the splits if there is no error."""
     root = raw_file.parent
     synthetic = (root / "synthetic.json").is_file()
     annotations, findings = checks.parse_annotations(read_json_list(raw_file), benchmark.path_key, str(raw_file))
     annotations, empty = checks.drop_empty_captions(annotations, str(raw_file))
     findings += empty
-    for check in (checks.check_people, checks.check_images_listed_once, checks.check_shared_captions):
+    for check in CHECKS:
         findings += check(annotations, str(raw_file))
     findings += checks.check_images(root, annotations, benchmark, decode=verify, workers=workers)
-    counts = checks.count_splits(annotations)
-    findings += checks.check_train_not_empty(counts, str(raw_file))
     if synthetic:
         print("synthetic benchmark (synthetic.json): its counts are not compared with the official ones")
     else:
-        findings += checks.check_counts(counts, benchmark, str(raw_file))
+        findings += checks.check_counts(checks.count_splits(annotations), benchmark, str(raw_file))
+    dropped = drop_ambiguous_captions(annotations)
+    if drop_ambiguous:
+        annotations = dropped.annotations
+    counts = checks.count_splits(annotations)
+    findings += checks.check_train_not_empty(counts, str(raw_file))
     print_findings(findings)
+    if drop_ambiguous:
+        print(dropped)
+    elif dropped.captions:
+        told = "captions of train stand under several people; --drop-ambiguous-captions leaves them out"
+        print(f"{dropped.captions:,} {told}")
     Console().print(counts_table(counts, benchmark, with_official=not synthetic))
     return finish(root, annotations, findings, benchmark.name)
 

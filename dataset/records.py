@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from dataset.benchmarks import SPLITS
 from utils.errors import UserError
+from utils.file_kinds import Start, what_came_instead
 
 HOLD_OUT_EVERY = 20  # every 20th train person is held out if a benchmark has no validation split
 NAME_FILE = "benchmark.txt"  # in processed_data/, the benchmark's name
@@ -40,6 +41,9 @@ def read_json_list(path: Path) -> list[Any]:
     try:
         entries = json.loads(text)
     except json.JSONDecodeError as error:
+        instead = what_came_instead(Start.of(path)) if text.strip() else None
+        if instead:
+            raise UserError(f"{path}: not a JSON file (it starts with {text.strip()[:20]!r}): {instead}") from None
         place = f"line {error.lineno}, column {error.colno} (character {error.pos} of {len(text)})"
         raise UserError(f"{path}: {_why_not_json(text, error)}: {error.msg} at {place}") from None
     if not isinstance(entries, list):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Check a benchmark on disk and write its processed_data/ folder (docs/data.md).
-# Usage: bash shell/data_process.sh CUHK-PEDES|ICFG-PEDES|RSTPReid DIR [--verify-images] [--workers N]
+# Usage: bash shell/data_process.sh CUHK-PEDES|ICFG-PEDES|RSTPReid DIR [--verify-images] [--drop-ambiguous-captions] [--workers N]
 set -euo pipefail
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$REPOSITORY/shell/common.sh"

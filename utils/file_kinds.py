@@ -96,7 +96,7 @@ def is_safetensors(start: Start) -> bool:
 
 
 def no_safetensors(path: Path) -> str | None:
-    """Describe a file of tensors that is no safetensors file, or shorter than its header says; None if it is neither."""
+    """Say what is wrong with a file of tensors that cannot be read as safetensors; None if that is not known."""
     if not is_safetensors(Start.of(path)):
         return "torch.save wrote it: rename it to .pth"
     size = path.stat().st_size

@@ -12,15 +12,10 @@ from dataset import prepare
 from dataset.checks import Finding
 from dataset.prepare import main
 from dataset.records import Record, check_benchmark, read_records
+from tests.helpers.annotations import PNG, entry, lay_out, only, run
 from tests.helpers.paths import REPOSITORY
 
 SCRIPT = REPOSITORY / "shell" / "data_process.sh"
-PNG = BytesIO()
-Image.new("RGB", (1, 1)).save(PNG, "PNG")
-
-
-def entry(split, person, path, *captions):
-    return {"split": split, "id": person, "file_path": path, "captions": list(captions or [f"person number {person}"])}
 
 
 def small():
@@ -30,27 +25,6 @@ def small():
         entry("val", 3, "Market/3.png"),
         entry("test", 4, "Market/4.png"),
     ]
-
-
-def lay_out(root, entries, missing=()):
-    (root / "reid_raw.json").write_text(json.dumps(entries))
-    (root / "imgs").mkdir(exist_ok=True)
-    for path in (entry["file_path"] for entry in entries if isinstance(entry, dict) and "file_path" in entry):
-        if path not in missing and not path.startswith("/") and ".." not in path:
-            (root / "imgs" / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / "imgs" / path).write_bytes(PNG.getvalue())
-    return root
-
-
-def run(root, capsys, *arguments, name="CUHK-PEDES"):
-    """(exit status, lines of standard output and error)."""
-    status = main([name, str(root), *arguments])
-    output = capsys.readouterr()
-    return status, (output.out + output.err).splitlines()
-
-
-def only(lines, level):
-    return [line for line in lines if line.startswith(f"{level}: ")]
 
 
 def test_writes_the_splits_and_compares_counts(tmp_path, capsys):
@@ -220,6 +194,36 @@ def test_verify_images_decodes_each(tmp_path, capsys):
     assert len(only(lines, "error")) == 2
     assert "imgs/Market/4.png: the image of record 3 cannot be decoded (cannot identify" in only(lines, "error")[0]
     assert "imgs/cam_a/1.png: the image of record 0 cannot be decoded (" in only(lines, "error")[1]
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 7021\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--verify-images"]])
+def test_pictures_that_git_lfs_has_not_fetched(tmp_path, capsys, arguments):
+    lay_out(tmp_path, small())
+    (tmp_path / "imgs" / "cam_a" / "1.png").write_bytes(LFS_POINTER)
+    status, lines = run(tmp_path, capsys, *arguments)
+    assert status == 1
+    (error,) = only(lines, "error")
+    assert "imgs/cam_a/1.png: the image of record 0 cannot be decoded: it is a Git LFS pointer" in error
+    assert "to the file of 7,021 bytes: run `git lfs pull` in its repository" in error
+
+
+def test_an_annotation_file_that_git_lfs_has_not_fetched(tmp_path, capsys):
+    lay_out(tmp_path, small())
+    (tmp_path / "reid_raw.json").write_bytes(LFS_POINTER)
+    status, lines = run(tmp_path, capsys)
+    assert status == 1
+    assert "reid_raw.json: not a JSON file (it starts with 'version https://git-'): it is a Git LFS pointer" in lines[0]
+
+
+def test_the_page_of_a_download_that_failed_is_named_when_pictures_are_decoded(tmp_path, capsys):
+    lay_out(tmp_path, small())
+    (tmp_path / "imgs" / "cam_a" / "1.png").write_bytes(b"<html><title>Quota exceeded</title></html>")
+    (error,) = only(run(tmp_path, capsys, "--verify-images")[1], "error")
+    assert "cannot be decoded (cannot identify image file" in error
+    assert "): it is a web page ('Quota exceeded'), sent in the place of the file: download the file itself" in error
 
 
 def test_many_findings_of_one_kind_are_cut_short(tmp_path, capsys):
