@@ -1,0 +1,6 @@
+"""Operators that do in one launch what PyTorch does in several. How they are registered: operators.py."""
+
+from models.fused.operators import use_kernels
+from models.fused.rms_norm import ResidualAndNorm, add_rms_norm
+
+__all__ = ["ResidualAndNorm", "add_rms_norm", "use_kernels"]

@@ -1,0 +1,52 @@
+"""The kernels of the fused operators compiled for NVIDIA GPUs: no spills, bytes and registers within bounds.
+
+`pytest -s` prints the figures of each kernel.
+"""
+
+import pytest
+import torch
+
+from models.fused import add_rms_norm
+from tests.helpers.interpreted_kernels import INTERPRETED
+
+pytest.importorskip("triton")
+compiled_kernels = pytest.importorskip("tests.helpers.compiled_kernels")
+
+pytestmark = [
+    pytest.mark.skipif(INTERPRETED, reason="nothing is compiled there"),
+    pytest.mark.usefixtures("by_kernel"),
+]
+ARCHITECTURES = pytest.mark.parametrize("arch", [compiled_kernels.HOPPER, compiled_kernels.AMPERE])
+MODEL_WIDTHS = pytest.mark.parametrize("dim", [384, 768])
+NARROW = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+REGISTERS_PER_SM, LEAST_WARPS_PER_SM = 2**16, 16
+MOST_SHARED_BYTES = 4096  # what warps of a program exchange to add up a row or to store it in whole sectors
+
+
+def zeros(*shape, dtype=torch.float32):
+    return torch.zeros(shape, dtype=dtype, requires_grad=True)
+
+
+def check(kernels, names, folder):
+    """No number leaves the registers, and a multiprocessor has room for enough warps."""
+    examined = [compiled_kernels.examine(each, folder) for each in kernels]
+    assert [each.name for each in examined] == [f"{name}_kernel" for name in names]
+    for kernel in examined:
+        print({name: value for name, value in kernel._asdict().items() if name != "ptx"})
+        assert kernel.spills == []
+        assert kernel.stack_bytes == 0
+        assert kernel.shared_bytes <= MOST_SHARED_BYTES
+        assert REGISTERS_PER_SM // (32 * -(-kernel.registers // 8) * 8) >= LEAST_WARPS_PER_SM
+        assert "atom." not in kernel.ptx  # sums whose order is open would differ from run to run
+        assert ".f64" not in kernel.ptx
+
+
+@ARCHITECTURES
+@MODEL_WIDTHS
+@NARROW
+def test_add_rms_norm(monkeypatch, tmp_path, arch, dim, dtype):
+    kernels = compiled_kernels.compile_only(monkeypatch, arch)
+    residual, branch, weight = zeros(2, 3, dim), zeros(2, 3, dim, dtype=dtype), zeros(dim)
+    out = add_rms_norm(residual, branch, torch.zeros(2), weight, out_dtype=dtype)
+    torch.autograd.grad(out, [residual, branch, weight], [torch.zeros_like(x) for x in out])
+    check(kernels, ["add_rms_norm_forward", "add_rms_norm_backward"], tmp_path)

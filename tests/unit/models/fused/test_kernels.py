@@ -1,0 +1,71 @@
+"""The kernels of the fused operators against the plain implementations: on a GPU, else in Triton's interpreter.
+
+float32: 1e-5, relative to the element and to the largest. bfloat16: what is stored in it is rounded, 2^-7.
+"""
+
+import pytest
+import torch
+
+from models.fused import add_rms_norm, operators
+from tests.helpers.interpreted_kernels import DEVICE, on_kernels, run_interpreted, starts_the_interpreter
+from tests.unit.models.fused.checks import assert_near, gradients
+
+FLOAT32, BFLOAT16 = 1e-5, 2**-7
+
+
+@starts_the_interpreter
+def test_kernels_in_tritons_interpreter():
+    run_interpreted(__file__)
+
+
+def by_both(monkeypatch, function, inputs):
+    """Results and gradients by the kernels and by the plain implementations."""
+    results = []
+    for kernels in (True, False):
+        monkeypatch.setattr(operators, "use_kernels", lambda name, device_type, kernels=kernels: kernels)
+        outputs = function()
+        results.append([*outputs, *gradients(outputs, inputs)])
+    return results
+
+
+def normal(*shape, dtype=torch.float32, seed=0):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+    return x.requires_grad_()
+
+
+@on_kernels
+@pytest.mark.parametrize("name", sorted(operators.OPERATORS))
+def test_self_test(name):
+    assert operators.trouble(operators.OPERATORS[name], DEVICE) is None
+
+
+@on_kernels
+@pytest.mark.parametrize("shape", [(2, 3, 8), (1, 1, 1), (3, 2, 70), (2, 1, 1030)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, FLOAT32), (torch.bfloat16, BFLOAT16)])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_add_rms_norm(monkeypatch, shape, dtype, tolerance, scaled):
+    residual, branch, weight = normal(*shape), normal(*shape, dtype=dtype, seed=1), normal(shape[2], seed=2)
+    row_scale = torch.arange(shape[0], device=DEVICE) * 1.25 if scaled else None
+    got, want = by_both(
+        monkeypatch,
+        lambda: add_rms_norm(residual, branch, row_scale, weight, out_dtype=dtype),
+        [residual, branch, weight],
+    )
+    assert [x.dtype for x in got] == [x.dtype for x in want]
+    assert_near(got, want, tolerance)
+    assert_near(got[:1], want[:1], 1e-6)  # the residual stays in float32
+
+
+@on_kernels
+def test_add_rms_norm_without_a_branch(monkeypatch):
+    residual, weight = normal(2, 3, 8), normal(8, seed=2)
+    got, want = by_both(monkeypatch, lambda: [add_rms_norm(residual, None, None, weight).normed], [residual, weight])
+    assert_near(got, want, FLOAT32)
+
+
+@on_kernels
+def test_add_rms_norm_with_several_rows_per_program(monkeypatch):
+    monkeypatch.setattr("models.fused.rms_norm.MOST_PROGRAMS", 2)
+    residual, weight = normal(1, 7, 8), normal(8, seed=2)
+    got, want = by_both(monkeypatch, lambda: [add_rms_norm(residual, None, None, weight).normed], [residual, weight])
+    assert_near(got, want, FLOAT32)
