@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.selective_scan.compiler import Kernel, KernelUnavailable, load_kernels
 from models.selective_scan.cpu_structs import ScanStruct, projection_view, run, sequence_view
-from models.selective_scan.custom_operator import Gradients, Kept, ScanPasses, scan_operator
+from models.selective_scan.custom_operator import Gradients, Kept, ScanOperator, ScanPasses, Targets
 from models.selective_scan.directions import Direction, Scan
 
 CHUNK = 16  # steps per kept state, as in cpu_kernel.c
@@ -36,20 +36,7 @@ def obstacle(device_type: str, dtype: torch.dtype, state: int) -> str | None:
 
 
 class CpuPasses(ScanPasses):
-    """The results of the backward pass are the gradients of
-
-        u, delta     (directions, batch, length, dim)
-        z            (batch, length, dim)
-        B, C         (directions, parts, 2, batch, length, groups, state)
-        A, D, bias   (directions, batch, dim, state + 2)
-
-    In the last two, [:, 0] is the sum over the second axis and the rest is working memory.
-    """
-
     dtypes = DTYPES
-
-    def prepare(self, scan: Scan) -> Scan:
-        return super().prepare(scan.with_plain_A())
 
     def empty_outputs(self, scan: Scan, keep: bool) -> tuple[Tensor, Kept]:
         first = scan.directions[0]
@@ -59,6 +46,7 @@ class CpuPasses(ScanPasses):
         return _empty_like(first.u, first.u), Kept(first.u.new_empty(0), states)
 
     def forward(self, scan: Scan, keep: bool) -> tuple[Tensor, Kept]:
+        scan = _as_the_kernel_reads_it(scan)
         out, kept = outputs = self.empty_outputs(scan, keep)
         structs = _describe(scan)
         for d, struct in enumerate(structs):
@@ -72,26 +60,20 @@ class CpuPasses(ScanPasses):
             run(_kernel().forward, struct)
         return outputs
 
-    def empty_gradients(self, scan: Scan) -> list[Tensor]:
-        u, delta, _, B, *_ = scan.directions[0]
-        (batch, groups, length, state), dim, directions = B.shape, u.shape[2], len(scan.directions)
-        parts = _partition(batch, dim, groups)[0]
-        return [
-            _empty_like(u, u, directions),
-            _empty_like(delta, u, directions),
-            u.new_empty(0) if scan.z is None else _empty_like(scan.z, u),
-            u.new_empty((directions, parts, 2, batch, length, groups, state), dtype=torch.float32),
-            u.new_empty((directions, batch, dim, state + 2), dtype=torch.float32),
-        ]
+    def empty_gradients(self, scan: Scan) -> Gradients:
+        (u, delta, *_), directions = scan.directions[0], len(scan.directions)
+        own = {"u": _empty_like(u, u, directions), "delta": _empty_like(delta, u, directions)}
+        return super().empty_gradients(scan)._replace(**own)
 
-    def backward(self, scan: Scan, grad_out: Tensor, kept: Kept) -> list[Tensor]:
-        grad_u, grad_delta, grad_z, grad_BC, grad_parameters = results = self.empty_gradients(scan)
-        structs = _describe(scan)
+    def backward(self, scan: Scan, grad_out: Tensor, kept: Kept, targets: Targets) -> Gradients:
+        given, scan = scan, _as_the_kernel_reads_it(scan)
+        results, grad_z, structs = self.empty_gradients(scan), targets.z, _describe(scan)
+        grad_BC, grad_parameters = _empty_sums(scan)
         for d, struct in reversed(list(enumerate(structs))):
             struct.keep_states, struct.states = True, kept.states[d].data_ptr()
             struct.grad_out = sequence_view(grad_out)
-            struct.grad_u, struct.grad_delta = sequence_view(grad_u[d]), sequence_view(grad_delta[d])
-            if scan.z is not None:
+            struct.grad_u, struct.grad_delta = sequence_view(results.u[d]), sequence_view(results.delta[d])
+            if scan.z is not None and grad_z is not None:
                 struct.z = sequence_view(scan.z)
                 # The second direction runs first. It leaves its y in grad_z; the first adds its own and replaces the
                 # sum by z's gradient.
@@ -104,16 +86,38 @@ class CpuPasses(ScanPasses):
             struct.grad_B, struct.grad_C = (projection_view(each.transpose(1, 2)) for each in grad_BC[d, 0])
             struct.part_stride, struct.grad_parameters = grad_BC.stride(1), grad_parameters[d].data_ptr()
             run(_kernel().backward, struct)
+        targets.BC.copy_(grad_BC[:, 0].transpose(3, 4))
+        sums = grad_parameters[:, 0]
+        for d, direction in enumerate(scan.directions):
+            torch.mul(sums[d, :, :-2], direction.A if given.log_A else 1.0, out=results.A[d])  # A' = A for A = -exp(x)
+        results.D.copy_(sums[..., -2])
+        results.delta_bias.copy_(sums[..., -1])
         return results
 
-    def gradients(self, results: list[Tensor]) -> Gradients:
-        grad_u, grad_delta, grad_z, grad_BC, grad_parameters = results
-        grad_B, grad_C = grad_BC[:, 0].permute(1, 0, 2, 4, 3, 5)  # (directions, batch, groups, length, state) each
-        grad_A, grad_D, grad_bias = grad_parameters[:, 0].split([grad_parameters.shape[-1] - 2, 1, 1], dim=2)
-        return Gradients(grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D.squeeze(2), grad_bias.squeeze(2), grad_z)
+
+scan_cpu = ScanOperator("selective_scan", CpuPasses(), device_types="cpu")
 
 
-scan_cpu = scan_operator("selective_scan", CpuPasses(), device_types="cpu")
+def _as_the_kernel_reads_it(scan: Scan) -> Scan:
+    """With A instead of its logarithm, and B and C in float32."""
+    scan = scan.with_plain_A()
+    directions = tuple(
+        each._replace(A=each.A.contiguous(), B=each.B.float(), C=each.C.float()) for each in scan.directions
+    )
+    return scan._replace(directions=directions)
+
+
+def _empty_sums(scan: Scan) -> tuple[Tensor, Tensor]:
+    """Working memory for the gradients of B and C, and of the parameters.
+
+    (directions, parts, 2, batch, length, groups, state); [:, 0] gets the sum over the parts
+    (directions, batch, dim, state + 2): A, D, bias; [:, 0] gets the sum over the batch
+    """
+    u, B, directions = scan.directions[0].u, scan.directions[0].B, len(scan.directions)
+    (batch, groups, length, state), dim = B.shape, u.shape[2]
+    parts, _ = _partition(batch, dim, groups)
+    of_BC = B.new_empty((directions, parts, 2, batch, length, groups, state))
+    return of_BC, B.new_empty((directions, batch, dim, state + 2))
 
 
 def _empty_like(x: Tensor, order: Tensor, *axes: int) -> Tensor:

@@ -28,7 +28,7 @@ class Kept(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of the fields of `Direction`, with the directions as first axis, and of z.
+    """Gradients of most fields of `Direction`, with the directions as first axis.
 
     Those of D and delta_bias are ignored where the scan has none.
     """
@@ -36,26 +36,33 @@ class Gradients(NamedTuple):
     u: Tensor
     delta: Tensor
     A: Tensor
-    B: Tensor
-    C: Tensor
     D: Tensor
     delta_bias: Tensor
-    z: Tensor
+
+
+class Targets(NamedTuple):
+    """Memory of the caller, of any strides, for the other gradients: they lie side by side with others of the layer."""
+
+    z: Tensor | None  # (batch, length, dim), z's dtype
+    BC: Tensor  # (directions, 2, batch, groups, length, state), any float dtype
 
 
 class ScanPasses(ABC):
-    """What a backend implements. Only the tensors that `gradients` returns may share memory."""
+    """What a backend implements. No two of the tensors that it returns may share memory.
 
-    dtypes: tuple[torch.dtype, ...]  # of u, delta and z that the kernels can read
+    `forward` and `backward` take u, delta, z, B and C in any of `dtypes` and the parameters in float32.
+    """
+
+    dtypes: tuple[torch.dtype, ...]
 
     def prepare(self, scan: Scan) -> Scan:
-        """Convert the tensors to dtypes and memory orders that the kernels can read. Autograd records this."""
+        """Convert the tensors to dtypes and memory orders that the passes can read. Autograd records this."""
         directions = tuple(
             each._replace(
                 delta=self._readable(each.delta),
                 A=each.A.float().contiguous(),
-                B=each.B.float(),
-                C=each.C.float(),
+                B=self._readable(each.B),
+                C=self._readable(each.C),
                 D=None if each.D is None else each.D.float().contiguous(),
                 delta_bias=None if each.delta_bias is None else each.delta_bias.float().contiguous(),
             )
@@ -74,47 +81,62 @@ class ScanPasses(ABC):
     def forward(self, scan: Scan, keep: bool) -> tuple[Tensor, Kept]:
         """The output and, if `keep`, what `backward` needs."""
 
-    @abstractmethod
-    def empty_gradients(self, scan: Scan) -> list[Tensor]:
+    def empty_gradients(self, scan: Scan) -> Gradients:
         """Uninitialised tensors like those that `backward` returns."""
+        (u, delta, A, *_), directions = scan.directions[0], len(scan.directions)
+        of_channels = (A.new_empty((directions, A.shape[0])) for _ in range(2))
+        return Gradients(
+            u.new_empty((directions, *u.shape)),
+            delta.new_empty((directions, *u.shape)),
+            A.new_empty((directions, *A.shape)),
+            *of_channels,
+        )
 
     @abstractmethod
-    def backward(self, scan: Scan, grad_out: Tensor, kept: Kept) -> list[Tensor]:
-        """The gradients, in whatever tensors the kernels write."""
-
-    @abstractmethod
-    def gradients(self, results: list[Tensor]) -> Gradients:
-        """The gradients as views of what `backward` returned."""
+    def backward(self, scan: Scan, grad_out: Tensor, kept: Kept, targets: Targets) -> Gradients:
+        """The gradients; the others go into `targets`."""
 
 
-def scan_operator(name: str, passes: ScanPasses, device_types: str | None = None) -> Callable[[Scan], Tensor]:
-    """Register the operators and return the function that computes a scan by them.
+class ScanOperator:
+    """The operators of a backend. Called with a `Scan`, it computes it, differentiably.
 
     Args: device_types: the device on which the kernels run; None for any.
     """
-    forward = _forward_operator(name, passes, device_types)
-    backward = _backward_operator(f"{name}_backward", passes, device_types)
-    forward.register_autograd(partial(_differentiate, passes, backward), setup_context=_keep_for_backward)
 
-    def scan_by_operator(scan: Scan) -> Tensor:
+    def __init__(self, name: str, passes: ScanPasses, device_types: str | None = None) -> None:
+        self.passes = passes
+        self._forward = _forward_operator(name, passes, device_types)
+        self._backward = _backward_operator(f"{name}_backward", passes, device_types)
+        self._forward.register_autograd(partial(_differentiate, self), setup_context=_keep_for_backward)
+
+    def __call__(self, scan: Scan) -> Tensor:
         if scan.is_empty:  # kernels cannot be launched without work
             return scan_reference(scan)
-        tensors, options = flatten(passes.prepare(scan))
-        keep = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-        return forward(keep, tensors, *options)[0]
+        scan = self.passes.prepare(scan)
+        keep = torch.is_grad_enabled() and any(x.requires_grad for x in scan.tensors)
+        return self.forward(scan, keep)[0]
 
-    return scan_by_operator
+    def forward(self, scan: Scan, keep: bool) -> tuple[Tensor, Kept]:
+        """`ScanPasses.forward` by its operator; the scan is prepared and not empty."""
+        tensors, options = flatten(scan)
+        out, *kept = self._forward(keep, tensors, *options)
+        return out, Kept(*kept)
+
+    def backward(self, scan: Scan, grad_out: Tensor, kept: Kept, targets: Targets) -> Gradients:
+        """`ScanPasses.backward` by its operator."""
+        tensors, options = flatten(scan)
+        return Gradients(*self._backward(grad_out, *kept, *targets, tensors, *options))
 
 
 def _forward_operator(name: str, passes: ScanPasses, device_types: str | None) -> Any:
     """(keep, tensors, *options) -> (out, y, states)."""
 
     def forward(keep: bool, tensors: Sequence[Tensor], *options: Any) -> tuple[Tensor, ...]:
-        out, kept = passes.forward(_restored(tensors, *options), keep)
+        out, kept = passes.forward(restored(tensors, *options), keep)
         return out, *kept
 
     def fake(keep: bool, tensors: Sequence[Tensor], *options: Any) -> tuple[Tensor, ...]:
-        out, kept = passes.empty_outputs(_restored(tensors, *options), keep)
+        out, kept = passes.empty_outputs(restored(tensors, *options), keep)
         return out, *kept
 
     schema = f"(bool keep, Tensor[] tensors, {OPTIONS}) -> (Tensor, Tensor, Tensor)"
@@ -122,24 +144,47 @@ def _forward_operator(name: str, passes: ScanPasses, device_types: str | None) -
 
 
 def _backward_operator(name: str, passes: ScanPasses, device_types: str | None) -> Any:
-    """(grad_out, y, states, tensors, *options) -> results of `passes.backward`."""
+    """(grad_out, y, states, grad_z, grad_BC, tensors, *options) -> what `passes.backward` returns."""
 
-    def backward(grad_out: Tensor, y: Tensor, states: Tensor, tensors: Sequence[Tensor], *options: Any) -> list[Tensor]:
+    def backward(
+        grad_out: Tensor,
+        y: Tensor,
+        states: Tensor,
+        grad_z: Tensor | None,
+        grad_BC: Tensor,
+        tensors: Sequence[Tensor],
+        *options: Any,
+    ) -> tuple[Tensor, ...]:
         assert states.numel() > 0, "the forward pass has kept no states"
-        return passes.backward(_restored(tensors, *options), grad_out, Kept(y, states))
+        return passes.backward(restored(tensors, *options), grad_out, Kept(y, states), Targets(grad_z, grad_BC))
 
-    def fake(grad_out: Tensor, y: Tensor, states: Tensor, tensors: Sequence[Tensor], *options: Any) -> list[Tensor]:
-        return passes.empty_gradients(_restored(tensors, *options))
+    def fake(
+        grad_out: Tensor,
+        y: Tensor,
+        states: Tensor,
+        grad_z: Tensor | None,
+        grad_BC: Tensor,
+        tensors: Sequence[Tensor],
+        *options: Any,
+    ) -> tuple[Tensor, ...]:
+        return passes.empty_gradients(restored(tensors, *options))
 
-    schema = f"(Tensor grad_out, Tensor y, Tensor states, Tensor[] tensors, {OPTIONS}) -> Tensor[]"
-    return _operator(name, backward, fake, schema, device_types)
+    targets = "Tensor(a!)? grad_z, Tensor(b!) grad_BC"
+    results = ", ".join(["Tensor"] * len(Gradients._fields))  # a list cannot be compiled beside targets
+    schema = f"(Tensor grad_out, Tensor y, Tensor states, {targets}, Tensor[] tensors, {OPTIONS}) -> ({results})"
+    return _operator(name, backward, fake, schema, device_types, mutates_args=("grad_z", "grad_BC"))
 
 
 def _operator(
-    name: str, function: Callable[..., Any], fake: Callable[..., Any], schema: str, device_types: str | None
+    name: str,
+    function: Callable[..., Any],
+    fake: Callable[..., Any],
+    schema: str,
+    device_types: str | None,
+    mutates_args: Sequence[str] = (),
 ) -> Any:
     operator = torch.library.custom_op(
-        f"mamba_tbps::{name}", function, mutates_args=(), schema=schema, device_types=device_types
+        f"mamba_tbps::{name}", function, mutates_args=mutates_args, schema=schema, device_types=device_types
     )
     operator.register_fake(fake)
     return operator
@@ -151,19 +196,24 @@ def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(
-    passes: ScanPasses, backward: Any, ctx: Any, grad_out: Tensor | None, *of_kept: None
-) -> tuple[Any, ...]:
+def _differentiate(operator: ScanOperator, ctx: Any, grad_out: Tensor | None, *of_kept: None) -> tuple[Any, ...]:
     """Gradients of the forward operator's arguments: `keep`, the tensors in their order, the options."""
     y, states, *tensors = ctx.saved_tensors
     no_gradients = [None] * len(ctx.options)
     if grad_out is None:
         return None, [None] * len(tensors), *no_gradients
-    has_D, has_delta_bias, has_z, *_ = ctx.options
-    *stacked, grad_z = passes.gradients(backward(grad_out, y, states, tensors, *ctx.options))
-    given = stacked[:5] + [stacked[5]] * has_D + [stacked[6]] * has_delta_bias
-    grads = [grad for of_direction in zip(*(each.unbind() for each in given), strict=True) for grad in of_direction]
-    return None, grads + [grad_z] * has_z, *no_gradients
+    scan = restored(tensors, *ctx.options)
+    B = scan.directions[0].B
+    grad_BC = B.new_empty((len(scan.directions), 2, *B.shape))
+    targets = Targets(None if scan.z is None else torch.empty_like(scan.z), grad_BC)
+    u, delta, A, D, delta_bias = operator.backward(scan, grad_out, Kept(y, states), targets)
+    grads = []
+    for d, direction in enumerate(scan.directions):
+        grads += [u[d], delta[d], A[d], *grad_BC[d]]
+        grads += [] if direction.D is None else [D[d]]
+        grads += [] if direction.delta_bias is None else [delta_bias[d]]
+    grads += [] if targets.z is None else [targets.z]
+    return None, grads, *no_gradients
 
 
 def flatten(scan: Scan) -> tuple[list[Tensor], tuple[Any, ...]]:
@@ -174,7 +224,7 @@ def flatten(scan: Scan) -> tuple[list[Tensor], tuple[Any, ...]]:
     return scan.tensors, (*flags, scan.delta_softplus, scan.log_A, scan.scale)
 
 
-def _restored(
+def restored(
     tensors: Sequence[Tensor],
     has_D: bool,
     has_delta_bias: bool,

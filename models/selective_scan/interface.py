@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.selective_scan import cpu, mamba_ssm, numba_scan, triton_scan
+from models.selective_scan.custom_operator import ScanOperator
 from models.selective_scan.directions import Direction, Scan
 from models.selective_scan.reference import scan_reference
 from utils.errors import UserError
@@ -24,13 +25,14 @@ class Backend(NamedTuple):
     # (device type, dtype of u, state size) -> None if the backend can work on such tensors, else why not, in one line.
     obstacle: Callable[[str, torch.dtype, int], str | None]
     device_type: str | None = None  # the log mentions the obstacle on this type only; None: always
+    operator: ScanOperator | None = None  # its passes, for a layer that takes gradients by hand; channel-last sequences
 
 
 # In the order in which "auto" tries them; the last one always works.
 BACKENDS = {
     "mamba-ssm": Backend(mamba_ssm.scan_mamba_ssm, mamba_ssm.obstacle, "cuda"),
-    "triton": Backend(triton_scan.scan_triton, triton_scan.obstacle, "cuda"),
-    "cpu": Backend(cpu.scan_cpu, cpu.obstacle, "cpu"),
+    "triton": Backend(triton_scan.scan_triton, triton_scan.obstacle, "cuda", triton_scan.scan_channel_last),
+    "cpu": Backend(cpu.scan_cpu, cpu.obstacle, "cpu", cpu.scan_cpu),
     "numba": Backend(numba_scan.scan_numba, numba_scan.obstacle, "cpu"),
     "reference": Backend(scan_reference, lambda device_type, dtype, state: None),
 }

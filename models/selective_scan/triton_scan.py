@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.selective_scan.custom_operator import Gradients, Kept, ScanPasses, scan_operator
+from models.selective_scan.custom_operator import Gradients, Kept, ScanOperator, ScanPasses, Targets
 from models.selective_scan.directions import Scan
 from models.selective_scan.self_test import trouble
 from models.selective_scan.triton_tiles import (
@@ -53,15 +53,6 @@ def channel_last(sequences: Sequence[Tensor]) -> list[Tensor]:
 
 
 class TritonPasses(ScanPasses):
-    """The results of the backward pass are the gradients of
-
-    u, delta     (directions, batch, length, dim)
-    z            (batch, length, dim)
-    B, C         (directions, 2, batch, groups, length, state)
-    A            (directions, dim, state)
-    D, bias      (directions, dim)
-    """
-
     dtypes = DTYPES
 
     def prepare(self, scan: Scan) -> Scan:
@@ -101,26 +92,15 @@ class TritonPasses(ScanPasses):
             )
         return outputs
 
-    def empty_gradients(self, scan: Scan) -> list[Tensor]:
-        u, delta, _, B, *_ = scan.directions[0]
-        directions, (batch, groups, length, state), dim = len(scan.directions), B.shape, u.shape[2]
-        of_parameters = [(directions, dim, state), (directions, dim), (directions, dim)]
-        return [
-            u.new_empty((directions, *u.shape)),
-            delta.new_empty((directions, *u.shape)),
-            u.new_empty(0) if scan.z is None else scan.z.new_empty(u.shape),
-            u.new_empty((directions, 2, batch, groups, length, state), dtype=torch.float32),
-            *(u.new_empty(shape, dtype=torch.float32) for shape in of_parameters),
-        ]
-
-    def backward(self, scan: Scan, grad_out: Tensor, kept: Kept) -> list[Tensor]:
+    def backward(self, scan: Scan, grad_out: Tensor, kept: Kept, targets: Targets) -> Gradients:
         from models.selective_scan.triton_kernels import scan_backward_kernel
 
         grad_out = grad_out if grad_out.stride(2) == 1 else grad_out.contiguous()
         u, delta, _, B, *_ = scan.directions[0]
         directions, (batch, groups, length, state), dim = len(scan.directions), B.shape, u.shape[2]
         (programs, _), states = grid_of(u, groups, state), kept.states
-        grad_u, grad_delta, grad_z, *_ = self.empty_gradients(scan)
+        grad_u, grad_delta, *_ = self.empty_gradients(scan)
+        grad_z = u.new_empty(0) if scan.z is None else scan.z.new_empty(u.shape)
         parts = states.new_empty((directions, 2, batch, programs, length, state))
         grad_A = states.new_empty((directions, batch, programs, *states.shape[-2:]))
         grad_D, grad_bias = states.new_empty((2, directions, batch, dim))
@@ -141,22 +121,19 @@ class TritonPasses(ScanPasses):
                 **tile_sizes(state, LANES_BACKWARD),
                 num_warps=1,
             )
-        grad_BC = parts.unflatten(3, (groups, -1)).sum(4)
+        targets.BC.copy_(parts.unflatten(3, (groups, -1)).sum(4))
+        if targets.z is not None:
+            targets.z.copy_(grad_z)
         grad_A = untiled(grad_A.sum(1), groups, dim, state)
-        return [grad_u, grad_delta, grad_z, grad_BC, grad_A, grad_D.sum(1), grad_bias.sum(1)]
-
-    def gradients(self, results: list[Tensor]) -> Gradients:
-        grad_u, grad_delta, grad_z, grad_BC, grad_A, grad_D, grad_bias = results
-        grad_B, grad_C = grad_BC.unbind(1)
-        return Gradients(grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias, grad_z)
+        return Gradients(grad_u, grad_delta, grad_A, grad_D.sum(1), grad_bias.sum(1))
 
 
-_scan_channel_last = scan_operator("triton_scan", TritonPasses())
+scan_channel_last = ScanOperator("triton_scan", TritonPasses())
 
 
 def scan_triton(scan: Scan) -> Tensor:
     """Compute the scan; the result has the memory order of u."""
-    out, u = _scan_channel_last(scan), scan.directions[0].u
+    out, u = scan_channel_last(scan), scan.directions[0].u
     return out if u.stride(2) <= u.stride(1) else out.transpose(1, 2).contiguous().transpose(1, 2)
 
 
@@ -164,7 +141,8 @@ def _inputs(scan: Scan, stand_in: Tensor) -> tuple[tuple[Tensor, ...], ...]:
     """The kernels' arguments u, delta, A, BC, D, bias: an entry per direction, stand_in for a missing D or bias."""
     u, delta, A, B, C, D, delta_bias, _ = zip(*scan.directions, strict=True)
     optional = (tuple(stand_in if x is None else x for x in each) for each in (D, delta_bias))
-    return u, delta, tuple(tiles(each, B[0].shape[1]) for each in A), tuple(map(pairs, B, C)), *optional
+    BC = tuple(pairs(b.float(), c.float()) for b, c in zip(B, C, strict=True))
+    return u, delta, tuple(tiles(each, B[0].shape[1]) for each in A), BC, *optional
 
 
 def _sizes(scan: Scan) -> tuple[int, int, int, float]:
