@@ -3,6 +3,7 @@
 Images are uint8, RGB, 0..255, not normalised: that happens on the device, by the image encoder's own mean and std.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,11 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from dataset.texts import LENGTH_STEP, Texts, pad_texts
+from dataset.texts import LENGTH_STEP, Texts, bucket_of, pad_texts
 
 T = TypeVar("T", bound=tuple)
-
-ON_CPU = ("num_tokens", "num_in_chunks")  # they tell the host what it would have to ask a GPU for
 
 
 class TrainBatch(NamedTuple):
@@ -63,26 +62,35 @@ def collate(samples: Sequence[Any]) -> Any:
             pad_sequence(ids, batch_first=True),
             pad_sequence(mask, batch_first=True),
             pad_sequence(attributes, batch_first=True),
-            num_tokens=torch.tensor([len(text) for text in ids]),
-            num_in_chunks=torch.stack([text.count_nonzero() for text in attributes]),
         )
     return type(first)(*(collate(field) for field in zip(*samples, strict=True)))
 
 
-def collate_for_gpu(samples: Sequence[Any]) -> TrainBatch:
-    """As collate, with texts padded to one of a few lengths, so that most steps have tensors of the same shapes."""
+def collate_for_gpu(samples: Sequence[Any], *, parts: int, share: float) -> TrainBatch:
+    """As collate, with texts of one of a few lengths and their bucket: most steps have tensors of the same shapes.
+
+    Args:
+        parts: of a batch that a step works on one after the other.
+        share: of the pairs of a part, the first ones, that go through the cross-modal encoder.
+    """
     batch = collate(samples)
-    return batch._replace(text_1=pad_texts(batch.text_1, LENGTH_STEP), text_2=pad_texts(batch.text_2, LENGTH_STEP))
+    longest = max(text.input_ids.shape[1] for text in (batch.text_1, batch.text_2))
+    length = -(-longest // LENGTH_STEP) * LENGTH_STEP
+    texts = [pad_texts(text, length) for text in (batch.text_1, batch.text_2)]
+    size = len(batch.person_id) // parts
+    starts = range(0, len(batch.person_id), size)
+    rows = [slice(start, start + number) for start in starts for number in (size, math.ceil(size * share))]
+    bucket = bucket_of(texts, rows)
+    text_1, text_2 = (text._replace(bucket=bucket) for text in texts)
+    return batch._replace(text_1=text_1, text_2=text_2)
 
 
 def to_device(batch: T, device: torch.device | str, non_blocking: bool = False) -> T:
-    """The same named tuple with every tensor on the device, but for those ON_CPU."""
+    """The same named tuple with every tensor on the device."""
 
-    def moved(name: str, field: Any) -> Any:
-        if name in ON_CPU:
-            return field
+    def moved(field: Any) -> Any:
         if isinstance(field, Tensor):
             return field.to(device, non_blocking=non_blocking)
-        return to_device(field, device, non_blocking)
+        return type(field)(*map(moved, field)) if isinstance(field, tuple) else field
 
-    return type(batch)(*(moved(name, field) for name, field in zip(batch._fields, batch, strict=True)))  # type: ignore[attr-defined]
+    return moved(batch)

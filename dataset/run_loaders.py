@@ -84,6 +84,8 @@ def train_loader_of(config: Config, tokenizer: BertTokenizer, process: Process) 
         seed=config.train.seed,
         rank=process.rank,
         world_size=process.world_size,
+        parts=config.train.accumulate,
+        share=config.losses.cross_modal_share,
     )
 
 

@@ -48,9 +48,8 @@ class EncodedCaptions(NamedTuple):
         place = (start[:, None] + column)[is_token]
         input_ids, attribute_ids = np.zeros((2, *is_token.shape), np.int64)
         input_ids[is_token], attribute_ids[is_token] = self.input_ids[place], self.attribute_ids[place]
-        num_in_chunks = np.count_nonzero(attribute_ids, axis=1)
-        columns = (input_ids, is_token.astype(np.int64), attribute_ids, length, num_in_chunks)
-        return Texts(*map(torch.from_numpy, columns))
+        ids, mask, chunks = map(torch.from_numpy, (input_ids, is_token.astype(np.int64), attribute_ids))
+        return Texts(ids, mask, chunks)
 
 
 def encode_captions(

@@ -1,22 +1,21 @@
 """Padded texts on their way from the loader through the text encoder. R rows, L tokens of the longest.
 
-A GPU works behind the host's back. To ask it how many tokens a batch holds would make it finish its work first. So the
-numbers of tokens are counted where a batch is collated, and travel with it on the CPU. They are rounded up, so that the
-tensors of a step have the same shapes in most steps. On a CPU nobody has to wait: there the tokens are counted where
-the number is needed, and it is exact.
+A GPU works behind the host's back. To ask it how many tokens a batch holds would make it finish its work first. So
+tokens are counted where a batch is collated, and a `Bucket` travels with the texts: bounds so coarse that few batches
+differ in them. The tensors of a step then have one of a few sets of shapes, as CUDA graphs need. On a CPU nobody has to
+wait: there the tokens are counted where the number is needed, and it is exact.
 """
 
-import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 COUNTING_IS_FREE = frozenset({"cpu"})  # kinds of device
-STEPS = 8  # numbers of tokens are rounded up to so many different values between 0 and R * L
-LENGTH_STEP = 16  # on a GPU, L is rounded up to a multiple of this
+STEPS = 8  # a bucket counts in eighths of L
+LENGTH_STEP = 16  # on a GPU, L is a multiple of this
 
 
 class Places(NamedTuple):
@@ -26,46 +25,51 @@ class Places(NamedTuple):
     at_most: int | None = None  # so many of them; None = to be counted, for which a GPU has to be waited for
 
 
+class Bucket(NamedTuple):
+    """Bounds on the tokens of a batch's texts, in L / STEPS. They hold for each part that a step works on by itself."""
+
+    tokens: int  # of a text, on average
+    chunk_tokens: int  # of them in attribute chunks, on average
+    most_chunk_tokens: int  # in attribute chunks of one text
+
+
 class Texts(NamedTuple):
-    """Texts, padded with zeros behind their last token; (R, L) int64. collate adds the two numbers, on the CPU."""
+    """Texts, padded with zeros behind their last token; (R, L) int64."""
 
     input_ids: Tensor  # vocabulary ids; [CLS] first, no [SEP]
     attention_mask: Tensor  # 1 = token, 0 = padding
     attribute_ids: Tensor  # 0 = in no attribute chunk, k = in the text's k-th
-    num_tokens: Tensor | None = None  # (R,) int64
-    num_in_chunks: Tensor | None = None  # (R,) int64, tokens in attribute chunks
+    bucket: Bucket | None = None  # None = tokens are counted where their number is needed
 
     def first(self, rows: int) -> "Texts":
         """The first so many texts."""
-        return Texts(*(None if field is None else field[:rows] for field in self))  # type: ignore[arg-type]
+        return Texts(self.input_ids[:rows], self.attention_mask[:rows], self.attribute_ids[:rows], self.bucket)
 
     def chosen(self, index: Tensor) -> "Texts":
-        """Texts by row index (n,), on the device: the host does not know it, so any of them may be the longest."""
-        ids, mask, chunks = (field[index] for field in self[:3])
-        numbers = (None if field is None else field.max().expand(len(index)) for field in self[3:])
-        return Texts(ids, mask, chunks, *numbers)
+        """Texts by row index (n,), on the device: the host does not know it, so each may be the longest."""
+        bucket = self.bucket
+        if bucket is not None:
+            bucket = bucket._replace(tokens=STEPS, chunk_tokens=bucket.most_chunk_tokens)
+        return Texts(self.input_ids[index], self.attention_mask[index], self.attribute_ids[index], bucket)
 
     def tokens(self) -> Places:
-        return Places(self.attention_mask, self._rounded(self.num_tokens))
+        return Places(self.attention_mask, None if self.bucket is None else self._bound(self.bucket.tokens))
 
     def num_words(self) -> int | None:
-        """Tokens but [CLS], rounded up; None = to be counted."""
-        return None if self.num_tokens is None else self._rounded(self.num_tokens - 1)
+        """A bound on the tokens but [CLS]; None = to be counted."""
+        return None if self.bucket is None else self._bound(self.bucket.tokens) - len(self.input_ids)
 
     def class_tokens(self) -> Places:
-        return Places(is_class_token(self.attention_mask), None if self.num_tokens is None else len(self.input_ids))
+        return Places(is_class_token(self.attention_mask), None if self.bucket is None else len(self.input_ids))
 
     def class_and_chunk_tokens(self) -> Places:
-        number = None if self.num_in_chunks is None else self.num_in_chunks + 1
-        return Places(is_class_token(self.attention_mask) | (self.attribute_ids > 0), self._rounded(number))
+        mask = is_class_token(self.attention_mask) | (self.attribute_ids > 0)
+        bucket = self.bucket
+        return Places(mask, None if bucket is None else len(mask) + self._bound(bucket.chunk_tokens))
 
-    def _rounded(self, numbers: Tensor | None) -> int | None:
-        """Sum of the rows' numbers (R,), rounded up."""
-        if numbers is None:
-            return None
-        places = self.input_ids.numel()
-        step = max(1, math.ceil(places / STEPS))
-        return min(places, step * math.ceil(int(numbers.sum()) / step))
+    def _bound(self, eighths: int) -> int:
+        """So many tokens at most, given a bound in L / STEPS for each text."""
+        return -(-self.input_ids.numel() * eighths // STEPS)
 
 
 class TextRows(NamedTuple):
@@ -79,12 +83,6 @@ class TextRows(NamedTuple):
 def is_class_token(attention_mask: Tensor) -> Tensor:
     """(R, L) like the mask: 1 at [CLS], the first token of each row."""
     return torch.cat([torch.ones_like(attention_mask[:, :1]), torch.zeros_like(attention_mask[:, 1:])], dim=1)
-
-
-def join_texts(parts: Sequence[Texts]) -> Texts:
-    """Texts of one length L, one part behind the other."""
-    fields: list[Any] = [None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)]
-    return Texts(*fields)
 
 
 def join_rows(parts: Sequence[TextRows]) -> TextRows:
@@ -102,11 +100,29 @@ def join_rows(parts: Sequence[TextRows]) -> TextRows:
     return TextRows(joined(ids), places(tokens), places(wanted))
 
 
-def pad_texts(texts: Texts, multiple: int) -> Texts:
-    """The same texts with L rounded up to a multiple."""
-    missing = -texts.input_ids.shape[1] % multiple
+def pad_texts(texts: Texts, length: int) -> Texts:
+    """The same texts with L = length."""
+    missing = length - texts.input_ids.shape[1]
     ids, mask, chunks = (F.pad(field, (0, missing)) for field in texts[:3])
-    return Texts(ids, mask, chunks, *texts[3:])
+    return Texts(ids, mask, chunks, texts.bucket)
+
+
+def bucket_of(texts: Sequence[Texts], parts: Iterable[slice]) -> Bucket:
+    """The bucket of texts of one length L, on the CPU. parts: the rows that a step works on by themselves."""
+    length = texts[0].input_ids.shape[1]
+    tokens = [text.attention_mask.sum(dim=1) for text in texts]
+    chunk_tokens = [(text.attribute_ids > 0).sum(dim=1) for text in texts]
+    groups = list(parts)
+
+    def mean(numbers: Sequence[Tensor]) -> int:
+        return max(_eighths(int(row[part].sum()), len(row[part]) * length) for row in numbers for part in groups)
+
+    return Bucket(mean(tokens), mean(chunk_tokens), max(_eighths(int(row.max()), length) for row in chunk_tokens))
+
+
+def _eighths(number: int, places: int) -> int:
+    """number / places in 1 / STEPS, rounded up."""
+    return -(-number * STEPS // places)
 
 
 def is_counted(chosen: Tensor, at_most: int | None) -> bool:

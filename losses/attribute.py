@@ -44,6 +44,6 @@ class Attribute(Objective[None]):
     def loss(self, step: Step, prepared: None) -> Tensor:
         assert step.passes.pair_hidden is not None
         labels, drawn = pair_labels(step.passes.negatives)
-        chunks = step.passes.pair_texts.attribute_ids
+        chunks = step.passes.pair_chunks
         logits, present = step.model.chunk_logits(step.passes.pair_hidden[:, : chunks.shape[1]], chunks)
         return attribute_loss(logits, present & drawn[:, None], labels)

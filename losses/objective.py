@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 from torch import Tensor, nn
 
 from dataset.batches import TrainBatch
-from dataset.texts import TextRows, Texts
+from dataset.texts import TextRows
 from losses.negatives import Negatives
 
 Prepared = TypeVar("Prepared")
@@ -76,8 +76,8 @@ class Passes:
     text_embedding: Tensor  # (B, E)
     text_tokens: Tensor  # (n, L, D) in text mode
     negatives: Negatives  # of the first n pairs
-    pair_texts: Texts  # of the 3n pairs: positives, images with a wrong text, texts with a wrong image
-    pair_hidden: Tensor | None  # (3n, L, D) of them
+    pair_hidden: Tensor | None  # (3n, L, D): positives, images with a wrong text, texts with a wrong image
+    pair_chunks: Tensor  # (3n, L) attribute chunks of their texts
     pair_class: Tensor | None  # (3n, D) of [CLS] in them
     own_hidden: Mapping[str, Tensor]  # by key, (rows, L, D) of the rows that each objective asked for
 

@@ -7,12 +7,14 @@ of Hugging Face's BERT, with `crossattention` beside `attention` as in the publi
 """
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attention import attend
+from models.joined_weights import Join, JoinedModule, join
 from models.packing import Packing
 from utils.errors import UserError
 
@@ -55,7 +57,7 @@ class Embeddings(nn.Module):
         return self.dropout(self.LayerNorm(self.word_embeddings(packing.pack(input_ids)) + position))
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(JoinedModule):
     """Projections and attention of one sublayer; `kv_size` is the width of what is attended to."""
 
     def __init__(self, sizes: BertSizes, kv_size: int) -> None:
@@ -66,25 +68,59 @@ class SelfAttention(nn.Module):
         self.key = nn.Linear(kv_size, sizes.hidden_size)
         self.value = nn.Linear(kv_size, sizes.hidden_size)
 
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        dropout_prob = self.dropout_prob if self.training else 0.0
+        return attend(queries, keys, values, mask, dropout_prob=dropout_prob)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class TextAttention(SelfAttention):
+    """Each text over itself."""
+
+    def __init__(self, sizes: BertSizes) -> None:
+        super().__init__(sizes, sizes.hidden_size)
+
+    def joins(self) -> dict[str, Join]:
+        projections = (self.query, self.key, self.value)
+        return {
+            "weight": join(*(each.weight for each in projections)),  # (3 D, D)
+            "bias": join(*(each.bias for each in projections)),
+        }
+
     def over_text(self, hidden: Tensor, packing: Packing, wanted: Packing | None = None) -> Tensor:
-        """Each text over itself: (T, D) -> (T, D), or the wanted tokens alone."""
+        """(T, D) -> (T, D), or the wanted tokens alone."""
+        weight, bias = self.joined("weight"), self.joined("bias")
         if wanted is None:  # one product for all three, and one padding
-            weight = torch.cat([self.query.weight, self.key.weight, self.value.weight])
-            bias = torch.cat([self.query.bias, self.key.bias, self.value.bias])
             queries, keys, values = packing.pad(F.linear(hidden, weight, bias)).chunk(3, dim=-1)
         else:
-            queries = wanted.pad(self.query(packing.select(hidden, wanted)))
-            weight, bias = torch.cat([self.key.weight, self.value.weight]), torch.cat([self.key.bias, self.value.bias])
-            keys, values = packing.pad(F.linear(hidden, weight, bias)).chunk(2, dim=-1)
+            width = hidden.shape[1]
+            queries = wanted.pad(F.linear(packing.select(hidden, wanted), weight[:width], bias[:width]))
+            keys, values = packing.pad(F.linear(hidden, weight[width:], bias[width:])).chunk(2, dim=-1)
         attended = self._attend(self._split(queries), self._split(keys), self._split(values), packing.may_be_attended)
         return (wanted or packing).pack(attended.transpose(1, 2).flatten(2))
+
+
+class ImageAttention(SelfAttention):
+    """Each text over its image."""
+
+    def joins(self) -> dict[str, Join]:
+        return {
+            "query": join(self.query.weight),
+            "query_bias": join(self.query.bias),
+            "keys_values": join(self.key.weight, self.value.weight),  # (2 D, image width)
+            "keys_values_bias": join(self.key.bias, self.value.bias),
+        }
 
     def over_images(
         self, hidden: Tensor, context: Tensor, packing: Packing, image_index: Tensor | None, own_images: int | None
     ) -> Tensor:
-        """Each text over its image: (T, D) -> (T, D). Arguments as of `TextEncoder.cross_modal`."""
-        keys, values = self._split(self.key(context)), self._split(self.value(context))  # once per image, not per pair
-        queries = self._split(packing.pad(self.query(hidden)))  # (R, heads, L, D / heads)
+        """(T, D) -> (T, D). Arguments as of `TextEncoder.cross_modal`."""
+        projected = F.linear(context, self.joined("keys_values"), self.joined("keys_values_bias"))
+        keys, values = (self._split(part) for part in projected.chunk(2, dim=-1))  # once per image, not per pair
+        # (R, heads, L, D / heads)
+        queries = self._split(packing.pad(F.linear(hidden, self.joined("query"), self.joined("query_bias"))))
         own = queries if image_index is None else queries[: len(queries) - len(image_index)]
         attended = []
         if own_images is not None:  # all texts of an image as one long query: no copy of its keys and values for each
@@ -99,15 +135,8 @@ class SelfAttention(nn.Module):
         together = attended[0] if len(attended) == 1 else torch.cat(attended)
         return packing.pack(together.transpose(1, 2).flatten(2))
 
-    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        dropout_prob = self.dropout_prob if self.training else 0.0
-        return attend(queries, keys, values, mask, dropout_prob=dropout_prob)
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-
-class ResidualOutput(nn.Module):
+class ResidualOutput(JoinedModule):
     """Projection, dropout, residual, post-LayerNorm."""
 
     def __init__(self, sizes: BertSizes, input_size: int) -> None:
@@ -116,26 +145,46 @@ class ResidualOutput(nn.Module):
         self.LayerNorm = nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
         self.dropout = nn.Dropout(sizes.hidden_dropout_prob)
 
+    def joins(self) -> dict[str, Join]:
+        return {
+            "weight": join(self.dense.weight),
+            "bias": join(self.dense.bias),
+            "norm_weight": join(self.LayerNorm.weight, is_factor=False),
+            "norm_bias": join(self.LayerNorm.bias, is_factor=False),
+        }
+
     def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(hidden)) + residual)
+        norm = self.LayerNorm
+        branch = self.dropout(F.linear(hidden, self.joined("weight"), self.joined("bias")))
+        norm_weight, norm_bias = self.joined("norm_weight"), self.joined("norm_bias")
+        return F.layer_norm(branch + residual, norm.normalized_shape, norm_weight, norm_bias, norm.eps)
 
 
-class Attention(nn.Module):
-    """Attention sublayer: over the text itself, or over image tokens; its two parts are called one by one."""
+Kind = TypeVar("Kind", bound=SelfAttention)
 
-    def __init__(self, sizes: BertSizes, kv_size: int) -> None:
+
+class Attention(nn.Module, Generic[Kind]):
+    """Attention sublayer, over the text itself or over image tokens; its two parts are called one by one."""
+
+    self: Kind
+    output: ResidualOutput
+
+    def __init__(self, attention: Kind, sizes: BertSizes) -> None:
         super().__init__()
-        self.self = SelfAttention(sizes, kv_size)
+        self.self = attention
         self.output = ResidualOutput(sizes, sizes.hidden_size)
 
 
-class Intermediate(nn.Module):
+class Intermediate(JoinedModule):
     def __init__(self, sizes: BertSizes) -> None:
         super().__init__()
         self.dense = nn.Linear(sizes.hidden_size, sizes.intermediate_size)
 
+    def joins(self) -> dict[str, Join]:
+        return {"weight": join(self.dense.weight), "bias": join(self.dense.bias)}
+
     def forward(self, hidden: Tensor) -> Tensor:
-        return F.gelu(self.dense(hidden))
+        return F.gelu(F.linear(hidden, self.joined("weight"), self.joined("bias")))
 
 
 class Layer(nn.Module):
@@ -143,9 +192,9 @@ class Layer(nn.Module):
 
     def __init__(self, sizes: BertSizes, image_size: int | None) -> None:
         super().__init__()
-        self.attention = Attention(sizes, sizes.hidden_size)
+        self.attention = Attention(TextAttention(sizes), sizes)
         if image_size is not None:
-            self.crossattention = Attention(sizes, image_size)
+            self.crossattention = Attention(ImageAttention(sizes, image_size), sizes)
         self.intermediate = Intermediate(sizes)
         self.output = ResidualOutput(sizes, sizes.intermediate_size)
 
@@ -181,7 +230,7 @@ class HeadTransform(nn.Module):
         return self.LayerNorm(F.gelu(self.dense(hidden)))
 
 
-class MaskedLanguageHead(nn.Module):
+class MaskedLanguageHead(JoinedModule):
     """Hidden states (..., D) -> logits over the vocabulary (..., V); the last matrix is the word embedding."""
 
     def __init__(self, sizes: BertSizes, word_embedding: Tensor) -> None:
@@ -192,5 +241,8 @@ class MaskedLanguageHead(nn.Module):
         assert isinstance(word_embedding, nn.Parameter)  # as torch types a module's weight
         self.decoder.weight = word_embedding
 
+    def joins(self) -> dict[str, Join]:
+        return {"weight": join(self.decoder.weight), "bias": join(self.bias)}
+
     def forward(self, hidden: Tensor) -> Tensor:
-        return F.linear(self.transform(hidden), self.decoder.weight, self.bias)
+        return F.linear(self.transform(hidden), self.joined("weight"), self.joined("bias"))

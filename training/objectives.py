@@ -7,6 +7,7 @@ objectives share), and then one file of losses/ for each loss.
 import math
 from collections.abc import Collection, Sequence
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -14,6 +15,7 @@ from dataset.batches import TrainBatch
 from losses import OBJECTIVES
 from losses.objective import Embeddings, Lesson, Objective, ObjectiveSettings, Step
 from models.build import build_model
+from models.joined_weights import joined_once
 from models.momentum import MomentumEncoder
 from models.person_search import PersonSearchModel
 from models.queue import FeatureQueue
@@ -40,7 +42,8 @@ class Objectives(nn.Module):
     def prepare(self, batch: TrainBatch, momentum_encoder: MomentumEncoder) -> Lesson:
         """Draws and momentum targets of a part of a batch, without a gradient."""
         num_pairs = math.ceil(len(batch.person_id) * self.share)
-        return prepare_lesson(batch, num_pairs, self.model, momentum_encoder, self.objectives)
+        with torch.no_grad(), joined_once(momentum_encoder, batch.person_id.device.type):
+            return prepare_lesson(batch, num_pairs, self.model, momentum_encoder, self.objectives)
 
     def forward(self, lesson: Lesson, candidates: Embeddings, queue: FeatureQueue, alpha: float) -> dict[str, Tensor]:
         """The shared passes, then a scalar loss by key.
@@ -49,8 +52,10 @@ class Objectives(nn.Module):
             candidates: momentum embeddings of the whole batch of all processes, which itc compares with.
             alpha: weight of the momentum encoder's soft targets, in [0, 1].
         """
-        step = Step(self.model, lesson, run_passes(self.model, lesson, self.objectives), candidates, queue, alpha)
-        return {each.key: each.loss(step, lesson.prepared[each.key]) for each in self.objectives}
+        with joined_once(self.model, lesson.image.device.type):
+            passes = run_passes(self.model, lesson, self.objectives)
+            step = Step(self.model, lesson, passes, candidates, queue, alpha)
+            return {each.key: each.loss(step, lesson.prepared[each.key]) for each in self.objectives}
 
 
 def build_objectives(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[Objective]:

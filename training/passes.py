@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dataset.texts import Places, TextRows, Texts, join_rows, join_texts
+from dataset.texts import Places, TextRows, Texts, join_rows
 from losses.negatives import Negatives, draw_negatives
 from losses.objective import Lesson, Objective, Passes
 from models.person_search import PersonSearchModel
@@ -23,14 +23,14 @@ def run_passes(model: PersonSearchModel, lesson: Lesson, objectives: Sequence[Ob
     text_embedding = model.embed_text(text_features)
     negatives = _draw_negatives(model, lesson, image_embedding, text_embedding).first(num_pairs)
     own = lesson.pairs.text_2
-    pair_texts = join_texts([own, lesson.batch.text_2.chosen(negatives.text_index), own])
+    pair_texts = [own, lesson.batch.text_2.chosen(negatives.text_index), own]
     pair_hidden, own_hidden = _cross_modal(model, lesson, objectives, image_features.tokens, negatives, pair_texts)
     return Passes(
         image_embedding=image_embedding,
         text_embedding=text_embedding,
         text_tokens=text_features.tokens[:num_pairs],
         negatives=negatives,
-        pair_texts=pair_texts,
+        pair_chunks=torch.cat([texts.attribute_ids for texts in pair_texts]),
         pair_hidden=pair_hidden,
         pair_class=None if pair_hidden is None else pair_hidden[:, 0],
         own_hidden=own_hidden,
@@ -66,7 +66,7 @@ def _cross_modal(
     objectives: Sequence[Objective],
     image_tokens: Tensor,
     negatives: Negatives,
-    pair_texts: Texts,
+    pair_texts: Sequence[Texts],
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
     """One pass over the rows of all objectives: hidden states of the 3n pairs (3n, L, D), and of the others by key.
 
@@ -76,7 +76,8 @@ def _cross_modal(
     rows = {each.key: each.rows(lesson.pairs, lesson.prepared[each.key]) for each in objectives if each.has_rows}
     wrong_image, parts = None, list(rows.values())
     if any(objective.sees_pairs for objective in objectives):
-        parts.append(_pair_rows(pair_texts, with_chunks=any(objective.sees_chunks for objective in objectives)))
+        with_chunks = any(objective.sees_chunks for objective in objectives)
+        parts.append(join_rows([_pair_rows(texts, with_chunks) for texts in pair_texts]))
         wrong_image = negatives.image_index
         if 2 * n < len(image_tokens):  # only these images are looked at: no keys and values for others
             image_tokens = torch.cat([image_tokens[:n], image_tokens[wrong_image]])
@@ -93,6 +94,6 @@ def _cross_modal(
     return (hidden[-1] if len(parts) > len(rows) else None), own
 
 
-def _pair_rows(texts: Texts, *, with_chunks: bool) -> TextRows:
+def _pair_rows(texts: Texts, with_chunks: bool) -> TextRows:
     wanted = texts.class_and_chunk_tokens() if with_chunks else texts.class_tokens()
     return TextRows(texts.input_ids, texts.tokens(), wanted)

@@ -59,9 +59,9 @@ def train_step(
 
 
 def split(batch: T, parts: int) -> list[T]:
-    """Cut a named tuple of tensors (B, ...), however nested, into `parts` of B / parts rows; None stays None."""
-    if batch is None:
-        return [None] * parts  # type: ignore[list-item]
+    """Cut a named tuple of tensors (B, ...), however nested, into `parts` of B / parts rows; numbers and None stay."""
+    if batch is None or isinstance(batch, int):
+        return [batch] * parts
     if isinstance(batch, Tensor):
         return list(batch.chunk(parts))  # type: ignore[arg-type, return-value]
     fields = zip(*(split(field, parts) for field in batch), strict=True)  # type: ignore[attr-defined]

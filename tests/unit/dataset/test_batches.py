@@ -2,8 +2,9 @@
 
 import torch
 
-from dataset.batches import CaptionBatch, ImageBatch, TrainBatch, collate, to_device
-from dataset.texts import Texts
+from dataset.batches import CaptionBatch, ImageBatch, TrainBatch, collate, collate_for_gpu, to_device
+from dataset.texts import Bucket, Texts
+from training.step import split
 
 
 def tokens(*ids, attributes=None):
@@ -51,18 +52,40 @@ def test_evaluation_batches():
     assert captions.person_id.tolist() == [9, 3]
 
 
-def test_counts_of_tokens_come_with_a_batch():
-    texts = [tokens(101, 7, 8, attributes=[0, 1, 1]), tokens(101), tokens(101, 5, attributes=[0, 2])]
-    batch = collate([CaptionBatch(text, torch.tensor(0)) for text in texts]).text
-    assert batch.num_tokens.tolist() == [3, 1, 2] == batch.attention_mask.sum(dim=1).tolist()
-    assert batch.num_in_chunks.tolist() == [2, 0, 1]
+def test_a_batch_for_a_gpu_has_one_length_and_one_bucket():
+    long, short = tokens(101, 7, 8, attributes=[0, 1, 1]), tokens(101)
+    batch = collate_for_gpu([train_sample(1, long, short), train_sample(2, short, long)], parts=1, share=0.5)
+    assert batch.text_1.input_ids.shape == batch.text_2.input_ids.shape == (2, 16)
+    assert batch.text_1.bucket == batch.text_2.bucket
+    # of the first half alone, text_1 has 3 of 16 places: two eighths; 2 of them in chunks: one eighth
+    assert batch.text_1.bucket == Bucket(tokens=2, chunk_tokens=1, most_chunk_tokens=1)
+    assert batch.text_1.first(1).tokens().at_most == 4
+    assert batch.text_1.tokens().at_most == 8
+    assert batch.text_1.first(1).class_and_chunk_tokens().at_most == 1 + 2
+    assert batch.text_1.num_words() == 8 - 2
+    assert batch.text_2.chosen(torch.tensor([1, 1])).tokens().at_most == 2 * 16
 
 
-def test_to_device_reaches_every_tensor_but_the_counts():
-    batch = collate([train_sample(1, tokens(101), tokens(101))])
+def test_a_bucket_bounds_every_part_of_every_batch():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        lengths = torch.randint(1, 40, (8, 2), generator=generator).tolist()
+        samples = [
+            train_sample(0, *(tokens(*range(1, n + 1), attributes=[k % 3 for k in range(n)]) for n in pair))
+            for pair in lengths
+        ]
+        batch = collate_for_gpu(samples, parts=2, share=0.5)
+        for part in split(batch, 2):
+            for texts in (part.text_1, part.text_2, part.text_1.first(2), part.text_2.first(2)):
+                for places in (texts.tokens(), texts.class_tokens(), texts.class_and_chunk_tokens()):
+                    assert int((places.mask > 0).sum()) <= places.at_most <= places.mask.numel()
+
+
+def test_to_device_reaches_every_tensor():
+    batch = collate_for_gpu([train_sample(1, tokens(101), tokens(101))], parts=1, share=1.0)
     moved = to_device(batch, "meta")
     assert isinstance(moved, TrainBatch)
     assert isinstance(moved.text_2, Texts)
     assert {tensor.device.type for tensor in (*moved[:2], *moved.text_1[:3], *moved.text_2[:3], *moved[4:])} == {"meta"}
-    assert {tensor.device.type for tensor in (*moved.text_1[3:], *moved.text_2[3:])} == {"cpu"}
+    assert moved.text_1.bucket == batch.text_1.bucket
     assert moved.image_1.shape == batch.image_1.shape

@@ -84,7 +84,7 @@ def test_only_a_share_of_the_batch_goes_through_the_cross_modal_encoder(debug_co
     assert len(words.input_ids) == len(replaced.input_ids) == len(replaced.labels) == len(patches.kept) == 2
     assert passes.pair_class.shape == (6, 48)
     assert len(passes.own_hidden["mlm"]) == len(passes.own_hidden["mrtd"]) == len(passes.text_tokens) == 2
-    assert len(passes.pair_texts.input_ids) == len(passes.pair_hidden) == 6
+    assert len(passes.pair_chunks) == len(passes.pair_hidden) == 6
     losses = learner.losses(lesson)
     assert losses.keys() == OBJECTIVES.keys()
     assert all(torch.isfinite(loss) for loss in losses.values())

@@ -1,0 +1,171 @@
+"""Weights as the passes of a step use them: joined and cast once in a step, not in every pass.
+
+A layer often multiplies by several matrices that could be one, and under autocast every use of a weight casts it anew.
+On a GPU each of these is a launch that takes the host longer than the GPU. Inside `joined_once`, all such tensors of a
+network are copied together into one block of memory, side by side and in the dtype of the products, by a single
+operator. Their gradients come back by another one.
+
+Elsewhere (evaluation, fp32 on a CPU, sharded parameters) a layer joins its weights when it needs them.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+ALIGNMENT = 64  # elements, so that every joined tensor begins at a multiple of 128 bytes
+USES = 2  # passes of a step that use one weight, each with an alias of its own: their gradients are added together
+
+
+class Join(NamedTuple):
+    """Parameters side by side in one tensor: their first axes joined, then viewed as shape."""
+
+    parts: tuple[Tensor, ...]
+    shape: torch.Size
+    is_factor: bool = True  # of matrix products, so in autocast's dtype
+
+    def tensor(self) -> Tensor:
+        """Joined now. Gradients flow to the parameters."""
+        joined = self.parts[0] if len(self.parts) == 1 else torch.cat(self.parts)
+        return joined.view(self.shape)
+
+
+def join(*parts: Tensor, stacked: bool = False, is_factor: bool = True) -> Join:
+    """Parts of any number, one behind the other along their first axis; stacked: along a new first axis."""
+    first = parts[0].shape
+    rows = sum(part.shape[0] for part in parts)
+    shape = torch.Size((len(parts), *first)) if stacked else torch.Size((rows, *first[1:]))
+    return Join(parts, shape, is_factor)
+
+
+class JoinedModule(nn.Module):
+    """A module that computes with joined weights: `self.joined("name")` of what `joins` lists."""
+
+    _copies: dict[str, Iterator[Tensor]] | None = None  # set by joined_once
+
+    def joins(self) -> dict[str, Join]:
+        raise NotImplementedError
+
+    def joined(self, name: str) -> Tensor:
+        copies = self._copies
+        if copies is not None and (copy := next(copies[name], None)) is not None:
+            return copy
+        return self.joins()[name].tensor()
+
+
+@contextmanager
+def joined_once(network: nn.Module, device_type: str) -> Iterator[None]:
+    """Inside, the network's modules use joined copies of their weights, which take part in the gradient.
+
+    The copies are worth it where launches are dear or where autocast would cast the weights; elsewhere nothing happens.
+    """
+    if not _is_worth_it(network, device_type):
+        yield
+        return
+    dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else torch.float32
+    modules = [module for module in network.modules() if isinstance(module, JoinedModule)]
+    keys = [(module, name, joint) for module in modules for name, joint in module.joins().items()]
+    joins = [joint for _, _, joint in keys]
+    dtypes = [dtype if joint.is_factor else torch.float32 for joint in joins]
+    parts = [part for joint in joins for part in joint.parts]
+    aliases = _Copies.apply(_Layout(joins, dtypes), *parts)
+    try:
+        for number, (module, name, _) in enumerate(keys):
+            if module._copies is None:
+                module._copies = {}
+            module._copies[name] = iter(aliases[number :: len(joins)])
+        yield
+    finally:
+        for module in modules:
+            module._copies = None
+
+
+def _is_worth_it(network: nn.Module, device_type: str) -> bool:
+    if any(isinstance(parameter, DTensor) for parameter in network.parameters()):
+        return False
+    return device_type == "cuda" or torch.is_autocast_enabled(device_type)
+
+
+class _Layout:
+    """Where the joined tensors lie: those of a dtype in one block of memory."""
+
+    def __init__(self, joins: Sequence[Join], dtypes: Sequence[torch.dtype]) -> None:
+        self.shapes = [join.shape for join in joins]
+        self.dtypes = dtypes
+        self.parts_of = [[part.shape for part in join.parts] for join in joins]
+
+    def empty(self, device: torch.device) -> list[Tensor]:
+        """The joined tensors, uninitialised."""
+        sizes: defaultdict[torch.dtype, int] = defaultdict(int)
+        places = []
+        for shape, dtype in zip(self.shapes, self.dtypes, strict=True):
+            places.append(sizes[dtype])
+            sizes[dtype] += -(-shape.numel() // ALIGNMENT) * ALIGNMENT
+        blocks = {dtype: torch.empty(size, dtype=dtype, device=device) for dtype, size in sizes.items()}
+        return [
+            blocks[dtype][place : place + shape.numel()].view(shape)
+            for place, shape, dtype in zip(places, self.shapes, self.dtypes, strict=True)
+        ]
+
+    def split(self, joined: Tensor, number: int) -> list[Tensor]:
+        """The parts of the joined tensor of this number, as views shaped like the parameters."""
+        shapes = self.parts_of[number]
+        pieces = joined.reshape(-1).split([shape.numel() for shape in shapes])
+        return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+class _Copies(torch.autograd.Function):
+    """Parameters -> joined copies, all of them USES times (aliases of one memory)."""
+
+    @staticmethod
+    def forward(ctx: Any, layout: _Layout, *parts: Tensor) -> tuple[Tensor, ...]:
+        ctx.layout = layout
+        ctx.set_materialize_grads(False)
+        joined = layout.empty(parts[0].device)
+        views = [view for number, tensor in enumerate(joined) for view in layout.split(tensor, number)]
+        torch._foreach_copy_(views, list(parts))
+        return tuple(tensor.view_as(tensor) for _ in range(USES) for tensor in joined)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        layout: _Layout = ctx.layout
+        totals = _added(grads, len(layout.shapes))
+        pieces: list[Tensor | None] = []
+        for number, total in enumerate(totals):
+            pieces += [None] * len(layout.parts_of[number]) if total is None else layout.split(total, number)
+        wanted = [
+            (place, piece)
+            for place, piece in enumerate(pieces)
+            if piece is not None and ctx.needs_input_grad[place + 1]
+        ]
+        result: list[Tensor | None] = [None] * len(pieces)
+        if wanted:
+            block = torch.empty(sum(piece.numel() for _, piece in wanted), device=wanted[0][1].device)
+            rows = block.split([piece.numel() for _, piece in wanted])
+            targets = [row.view(piece.shape) for row, (_, piece) in zip(rows, wanted, strict=True)]
+            torch._foreach_copy_(targets, [piece for _, piece in wanted])
+            for (place, _), target in zip(wanted, targets, strict=True):
+                result[place] = target
+        return None, *result
+
+
+def _added(grads: Sequence[Tensor | None], number: int) -> list[Tensor | None]:
+    """The sum over the uses of each joined tensor, by one operator; None where no use has a gradient."""
+    totals = list(grads[:number])
+    places, addends = [], []
+    for later in range(number, len(grads), number):
+        for place, grad in enumerate(grads[later : later + number]):
+            if totals[place] is None:
+                totals[place] = grad
+            elif grad is not None:
+                places.append(place)
+                addends.append(grad)
+    if places:
+        firsts = [total for place in places if (total := totals[place]) is not None]
+        for place, total in zip(places, torch._foreach_add(firsts, addends), strict=True):
+            totals[place] = total
+    return totals
