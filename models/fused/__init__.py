@@ -2,5 +2,6 @@
 
 from models.fused.operators import use_kernels
 from models.fused.rms_norm import ResidualAndNorm, add_rms_norm
+from models.fused.rows import gather_rows
 
-__all__ = ["ResidualAndNorm", "add_rms_norm", "use_kernels"]
+__all__ = ["ResidualAndNorm", "add_rms_norm", "gather_rows", "use_kernels"]

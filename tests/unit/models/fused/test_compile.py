@@ -6,7 +6,7 @@
 import pytest
 import torch
 
-from models.fused import add_rms_norm
+from models.fused import add_rms_norm, gather_rows
 from tests.helpers.interpreted_kernels import INTERPRETED
 
 pytest.importorskip("triton")
@@ -50,3 +50,14 @@ def test_add_rms_norm(monkeypatch, tmp_path, arch, dim, dtype):
     out = add_rms_norm(residual, branch, torch.zeros(2), weight, out_dtype=dtype)
     torch.autograd.grad(out, [residual, branch, weight], [torch.zeros_like(x) for x in out])
     check(kernels, ["add_rms_norm_forward", "add_rms_norm_backward"], tmp_path)
+
+
+@ARCHITECTURES
+@pytest.mark.parametrize("width", [384, 768, 2304])
+@NARROW
+def test_gather_rows(monkeypatch, tmp_path, arch, width, dtype):
+    kernels = compiled_kernels.compile_only(monkeypatch, arch)
+    x = zeros(48, width, dtype=dtype)
+    out = gather_rows(x, torch.zeros(80, dtype=torch.int64), torch.zeros(48, dtype=torch.int64))
+    torch.autograd.grad(out, x, torch.zeros_like(out))
+    check(kernels, ["gather_rows", "gather_rows"], tmp_path)

@@ -6,7 +6,7 @@ float32: 1e-5, relative to the element and to the largest. bfloat16: what is sto
 import pytest
 import torch
 
-from models.fused import add_rms_norm, operators
+from models.fused import add_rms_norm, gather_rows, operators
 from tests.helpers.interpreted_kernels import DEVICE, on_kernels, run_interpreted, starts_the_interpreter
 from tests.unit.models.fused.checks import assert_near, gradients
 
@@ -69,3 +69,26 @@ def test_add_rms_norm_with_several_rows_per_program(monkeypatch):
     residual, weight = normal(1, 7, 8), normal(8, seed=2)
     got, want = by_both(monkeypatch, lambda: [add_rms_norm(residual, None, None, weight).normed], [residual, weight])
     assert_near(got, want, FLOAT32)
+
+
+@on_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [1, 3, 300])
+def test_gather_rows(monkeypatch, dtype, width):
+    place = torch.randperm(30, generator=torch.Generator().manual_seed(0))[:13].to(DEVICE)
+    rank = torch.full((30,), -1, device=DEVICE).index_copy(0, place, torch.arange(13, device=DEVICE))
+    place = torch.cat([place, torch.full((4,), 30, device=DEVICE)])
+    x = normal(17, width, dtype=dtype)
+    got, want = by_both(monkeypatch, lambda: [gather_rows(x, rank, place)], [x])
+    assert_near(got, want, 0)
+    padded = normal(30, width, dtype=dtype)
+    got, want = by_both(monkeypatch, lambda: [gather_rows(padded, place, rank)], [padded])
+    assert_near(got, want, 0)
+
+
+@on_kernels
+def test_gather_rows_of_integers(monkeypatch):
+    index = torch.tensor([2, -1, 0, 5], device=DEVICE)
+    monkeypatch.setattr(operators, "use_kernels", lambda *_: True)
+    got = gather_rows(torch.arange(1, 4, device=DEVICE), index, torch.tensor([2, -1, 0], device=DEVICE))
+    assert got.tolist() == [3, 0, 1, 0]
