@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from bench import parts
-from bench.train_step import PLAIN, WITHOUT_DROPOUT, Variant, build, gradients, own_parts, plain_parts, step
+from bench.step_cases import PLAIN, WITHOUT_DROPOUT, Variant, build, gradients, step
+from bench.step_parts import own_parts, plain_parts
 
 OURS = Variant(False, "fp32")
 
