@@ -1,16 +1,21 @@
 """Everything that only a GPU can show, one step after another: its tests, then the benches.
 
-    python -m bench.gpu                       all steps, some minutes each
+    python -m bench.gpu --seconds 600         what fits in ten minutes, the most valuable steps first
+    python -m bench.gpu                       all steps
     python -m bench.gpu mixer train_step      some steps
 
-Each step is a command. Its output is shown, and kept in FOLDER/DATE-gpu-STEP.md with the command, the card and the
-versions. If a step fails or takes too long, its page says so and the next step runs; the exit status is then 1. Without
-the arguments that are given here, the benches measure more sizes.
+Each step is a command with a limit of its own, cut to what is left of --seconds; a step for which too little is left is
+skipped. Its output is shown, and written line by line to FOLDER/DATE-gpu-STEP.md with the command, the card and the
+versions. So a step that fails or is stopped has left what it printed; its page says how it ended, and the next step
+runs. The exit status is 1 if a step failed, was stopped or was skipped. Without the arguments that are given here, the
+benches measure more sizes.
 """
 
 import argparse
+import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -19,35 +24,35 @@ from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import torch
 
-LIMIT = 300  # seconds
-COLUMNS = "140"  # of the tables, whatever the terminal
-STEPS = {
-    "tests": "-m pytest -m gpu tests/unit",
-    "mixer": "-m bench.scan --mixer --batches 8 64 --widths 384 768 --lengths 197 577",
-    "scan": "-m bench.scan --batches 8 64 --widths 384 768 --lengths 129 197 577 --repeats 3",
-    "encoder": "-m bench.encoder --repeats 3",
-    "train_step": "-m bench.train_step --device cuda",
-    "evaluate": "-m bench.evaluate --device cuda",
-    "loader": "-m bench.loader --sizes 224 --workers 0 8",
+
+class Step(NamedTuple):
+    command: str  # arguments of python
+    limit: float  # seconds
+
+
+MIXER = "-m bench.scan --mixer --batches 8 64 --widths 384 768 --lengths 197 577 --repeats 5"
+STEPS = {  # in the order of their value
+    "tests": Step("-m pytest -m gpu tests/unit -vv --tb=short", 120),
+    "train_step": Step("-m bench.train_step --device cuda --batches 8 64 --plain 8", 180),
+    "mixer": Step(MIXER, 60),
+    "encoder": Step("-m bench.encoder --widths base small --sizes 224 768 --repeats 3", 60),
+    "evaluate": Step("-m bench.evaluate --device cuda", 120),
+    "loader": Step("-m bench.loader --sizes 224 --workers 0 8", 60),
+    "scan": Step("-m bench.scan --batches 8 64 --widths 384 768 --lengths 129 197 577 --repeats 3", 120),
 }
+LEAST = 15.0  # seconds that a step needs to print anything
 PACKAGES = ("torch", "triton", "transformers", "timm", "mamba-ssm", "causal-conv1d")
-
-
-class Outcome(NamedTuple):
-    text: str  # what the command printed
-    seconds: float
-    fault: str | None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(STEPS)} (default: all)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("bench/results"))
-    parser.add_argument("--limit", type=int, metavar="SECONDS", default=LIMIT, help=f"for a step (default: {LIMIT})")
+    parser.add_argument("--seconds", type=float, metavar="N", default=float("inf"), help="for all steps (default: any)")
     args = parser.parse_args(arguments)
     unknown = [step for step in args.steps if step not in STEPS]
     if unknown:
@@ -55,49 +60,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         parser.error("no CUDA device is visible; the benches by themselves also measure on a CPU")
     args.out.mkdir(parents=True, exist_ok=True)
-    failed = False
-    for step in args.steps or STEPS:
-        print(f"\n== {step}: python {STEPS[step]}", flush=True)
-        outcome = run([sys.executable, *shlex.split(STEPS[step])], args.limit)
-        path = args.out / f"{date.today().isoformat()}-gpu-{step}.md"
-        path.write_text(report(step, outcome), encoding="utf-8")
-        failed = failed or outcome.fault is not None
-        print(f"== {step}: {outcome.fault or 'done'}, {outcome.seconds:.0f} s, {path}", flush=True)
+    end, failed = time.monotonic() + args.seconds, False
+    for name in args.steps or STEPS:
+        command, limit = STEPS[name]
+        left = end - time.monotonic()
+        if left < LEAST:
+            print(f"== {name}: skipped, {max(left, 0):.0f} s are left", flush=True)
+            failed = True
+            continue
+        print(f"\n== {name}: python {command}", flush=True)
+        path = args.out / f"{date.today().isoformat()}-gpu-{name}.md"
+        with path.open("w", encoding="utf-8") as page:
+            ending, fault = write_page(page, name, command, min(limit, left))
+        failed = failed or fault
+        print(f"== {name}: {ending}, {path}", flush=True)
     return int(failed)
 
 
-def run(command: Sequence[str], limit: float) -> Outcome:
-    """Run a command, show and collect what it prints, and kill it after `limit` seconds."""
-    begin, lines = time.monotonic(), []
+def write_page(page: TextIO, name: str, command: str, limit: float) -> tuple[str, bool]:
+    """Run a step and write its page as it goes. Returns: how it ended, and whether that is a fault."""
+    print(f"# {name} on {torch.cuda.get_device_name()}\n", file=page)
+    print(f"`python {command}`, {date.today().isoformat()}\n\n{versions()}\n\n```", file=page, flush=True)
+    begin = time.monotonic()
+    fault = run([sys.executable, *shlex.split(command)], limit, page)
+    ending = f"{fault or 'done'}, {time.monotonic() - begin:.0f} s"
+    print(f"```\n\n{f'**{ending}**' if fault else ending}", file=page)
+    return ending, fault is not None
+
+
+def run(command: Sequence[str], limit: float, page: TextIO) -> str | None:
+    """Run a command, show and write what it prints, and kill it with its own processes after `limit` seconds.
+
+    Returns: what went wrong.
+    """
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "COLUMNS": COLUMNS}
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
     )
     assert process.stdout is not None
     late = threading.Event()
 
     def stop() -> None:
-        late.set()
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
-    timer = threading.Timer(limit, stop)
+    def stop_late() -> None:
+        late.set()
+        stop()
+
+    timer = threading.Timer(limit, stop_late)
     timer.start()
     try:
         for line in process.stdout:
             print(line, end="", flush=True)
-            lines.append(line)
+            print(line, end="", file=page, flush=True)
+        status = process.wait()
     finally:
         timer.cancel()
-    status = process.wait()
-    fault = f"stopped after {limit:.0f} s" if late.is_set() else f"exit status {status}" if status else None
-    return Outcome("".join(lines), time.monotonic() - begin, fault)
-
-
-def report(step: str, outcome: Outcome) -> str:
-    told = f"`python {STEPS[step]}`, {date.today().isoformat()}, {outcome.seconds:.0f} s"
-    if outcome.fault:
-        told += f", **{outcome.fault}**"
-    title = f"{step} on {torch.cuda.get_device_name()}"
-    return f"# {title}\n\n{told}\n\n{versions()}\n\n```\n{outcome.text.rstrip()}\n```\n"
+        if process.poll() is None:  # this process is interrupted
+            stop()
+    return f"stopped after {limit:.0f} s" if late.is_set() else f"exit status {status}" if status else None
 
 
 def versions() -> str:
