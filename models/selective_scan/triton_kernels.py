@@ -8,10 +8,10 @@ neighbouring channels side by side. The argument "zero" is 0. It hides from the 
 otherwise the compiler would give several neighbours to a thread, load them at once, and lay out the whole tile that
 way. It is added to the pointer, not to the offsets in the tile: these stay constants, which take no registers.
 
-Sequences are channel-last (channel stride 1); A is cut into tiles (triton_tiles.py). B and C are float32 and stored as
-pairs, one int64 each, in (batch, groups, length, states). Arguments with one tensor per direction are tuples. Direction
-0 runs backwards in time if REVERSE is set, direction 1 the other way. A step beyond the last one has a delta of 0,
-which leaves the state unchanged, and reads the B and C of the last step. reference.py has the formulas.
+Sequences are channel-last (channel stride 1); A is cut into tiles (triton_tiles.py). B and C are (batch, groups,
+length, states) with equal strides, that of the states being 1. Arguments with one tensor per direction are tuples.
+Direction 0 runs backwards in time if REVERSE is set, direction 1 the other way. A step beyond the last one has a delta
+of 0, which leaves the state unchanged, and reads the B and C of the last step. reference.py has the formulas.
 """
 
 # mypy: ignore-errors
@@ -67,10 +67,9 @@ def walk(d, REVERSE: tl.constexpr, length):
 
 
 @triton.jit
-def load_pair(pointer, mask):
-    """B and C, float32, from the two halves of an int64."""
-    pair = tl.load(pointer, mask=mask, other=0)
-    return pair.to(tl.int32).to(tl.float32, bitcast=True), (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+def load_states(pointer, mask):
+    """B or C of one step, float32."""
+    return tl.load(pointer, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -110,8 +109,9 @@ def over_states(x):
 
 @triton.jit(do_not_specialize=["zero"])
 def scan_forward_kernel(
-    u, delta, A, BC, D, bias, z, out, y, states,
-    length, dim, group_dim, scale, u_batch, u_time, delta_batch, delta_time, z_batch, z_time, zero,
+    u, delta, A, B, C, D, bias, z, out, y, states,
+    length, dim, group_dim, scale,
+    u_batch, u_time, delta_batch, delta_time, b_batch, b_group, b_time, z_batch, z_time, zero,
     DIRECTIONS: tl.constexpr, REVERSE: tl.constexpr, LOG_A: tl.constexpr,
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr, KEEP_STATES: tl.constexpr,
     CHUNK: tl.constexpr, STATES: tl.constexpr, NR: tl.constexpr, CR: tl.constexpr, NL: tl.constexpr, CL: tl.constexpr,
@@ -125,13 +125,13 @@ def scan_forward_kernel(
     chunks = tl.cdiv(length, CHUNK)
     n = tl.arange(0, NL)[None, None, :, None] * NR + tl.arange(0, NR)[:, None, None, None]
     out_row, y_row = out + item * length * dim + channel, y + item * length * dim + channel
-    in_BC = (item * (dim // group_dim) + group) * length * STATES + n
+    in_B = item * b_batch + group * b_group + n
     z_row = z + item * z_batch + channel
 
     for d in range(0, DIRECTIONS):
         first_t, sign = walk(d, REVERSE, length)
         u_row, delta_row = of(u, d) + item * u_batch + channel, of(delta, d) + item * delta_batch + channel
-        bc_row = of(BC, d) + in_BC
+        b_row, c_row = of(B, d) + in_B, of(C, d) + in_B
         a = load_A(of(A, d) + tl.program_id(0) * TILE + zero + in_tile, LOG_A)
         a = tl.reshape(a * LOG2_E, (NR, CR, NL, CL))
         skip = tl.load(of(D, d) + channel, mask=exists, other=0.0).to(tl.float32) if HAS_D else 0.0
@@ -161,7 +161,7 @@ def scan_forward_kernel(
                 ys = ()
                 for i in tl.static_range(half * HALF, half * HALF + HALF):
                     t = first_t + sign * tl.minimum(chunk * CHUNK + i, length - 1)
-                    B_t, C_t = load_pair(bc_row + t * STATES, n < STATES)
+                    B_t, C_t = load_states(b_row + t * b_time, n < STATES), load_states(c_row + t * b_time, n < STATES)
                     x = tl.exp2(over_states(deltas[i]) * a) * x + over_states(deltas[i] * us[i]) * B_t
                     ys += (sum_states(x * C_t) + skip * us[i],)
                 for i in tl.static_range(half * HALF, half * HALF + HALF):
@@ -178,10 +178,10 @@ def scan_forward_kernel(
 
 @triton.jit(do_not_specialize=["zero"])
 def scan_backward_kernel(
-    grad_out, u, delta, A, BC, D, bias, z, y, states,
+    grad_out, u, delta, A, B, C, D, bias, z, y, states,
     grad_u, grad_delta, grad_z, grad_BC, grad_A, grad_D, grad_bias,
     length, dim, group_dim, scale,
-    grad_batch, grad_time, u_batch, u_time, delta_batch, delta_time, z_batch, z_time, zero,
+    grad_batch, grad_time, u_batch, u_time, delta_batch, delta_time, b_batch, b_group, b_time, z_batch, z_time, zero,
     DIRECTIONS: tl.constexpr, REVERSE: tl.constexpr, LOG_A: tl.constexpr,
     HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
     CHUNK: tl.constexpr, STATES: tl.constexpr, NR: tl.constexpr, CR: tl.constexpr, NL: tl.constexpr, CL: tl.constexpr,
@@ -198,7 +198,7 @@ def scan_backward_kernel(
     n = tl.arange(0, NL)[None, None, :, None] * NR + tl.arange(0, NR)[:, None, None, None]
     n2 = tl.arange(0, NL)[None, :] * NR + tl.arange(0, NR)[:, None]
     dense = item * length * dim + channel  # where the row starts in y and in the gradients
-    in_BC = (item * (dim // group_dim) + group) * length * STATES + n
+    in_B = item * b_batch + group * b_group + n
     z_row, grad_row = z + item * z_batch + channel, grad_out + item * grad_batch + channel
     log2_e = LOG2_E + zero.to(tl.float32)  # unknown to the compiler, lest it keep decays in registers
     parts = tl.num_programs(0).to(tl.int64) * tl.num_programs(1) * length * STATES
@@ -206,7 +206,7 @@ def scan_backward_kernel(
     d = tl.program_id(2)
     first_t, sign = walk(d, REVERSE, length)
     u_row, delta_row = of(u, d) + item * u_batch + channel, of(delta, d) + item * delta_batch + channel
-    bc_row = of(BC, d) + in_BC
+    b_row, c_row = of(B, d) + in_B, of(C, d) + in_B
     own_A = of(A, d) + tl.program_id(0) * TILE + zero
     a = tl.reshape(load_A(own_A + in_tile, LOG_A), (NR, CR, NL, CL))
     skip = tl.load(of(D, d) + channel, mask=exists, other=0.0).to(tl.float32) if HAS_D else 0.0
@@ -227,7 +227,7 @@ def scan_backward_kernel(
                 t = first_t + sign * (start - HALF + i)
                 u_t = tl.load(u_row + t * u_time, mask=exists, other=0.0).to(tl.float32)
                 delta_t = load_delta(delta_row + t * delta_time, shift, exists, HAS_BIAS, SOFTPLUS)
-                B_t, _ = load_pair(bc_row + t * STATES, n < STATES)
+                B_t = load_states(b_row + t * b_time, n < STATES)
                 x = tl.exp2(over_states(delta_t * LOG2_E) * a) * x + over_states(delta_t * u_t) * B_t
         xs, us, deltas = (x,), (), ()
         for i in tl.static_range(HALF):
@@ -236,7 +236,7 @@ def scan_backward_kernel(
             deltas += (load_delta(delta_row + t * delta_time, shift, here, HAS_BIAS, SOFTPLUS),)
         for i in tl.static_range(HALF):
             t = first_t + sign * tl.minimum(start + i, length - 1)
-            B_t, _ = load_pair(bc_row + t * STATES, n < STATES)
+            B_t = load_states(b_row + t * b_time, n < STATES)
             x = tl.exp2(over_states(deltas[i] * LOG2_E) * a) * x + over_states(deltas[i] * us[i]) * B_t
             xs += (x,)
         for i in tl.static_range(HALF - 1, -1, -1):
@@ -250,7 +250,7 @@ def scan_backward_kernel(
                 y_t = tl.load(y + dense + t * dim, mask=once, other=0.0).to(tl.float32)
                 tl.store(grad_z + dense + t * dim, grad_y * y_t * gate * (1.0 + z_t * (1.0 - gate)), mask=once)
                 grad_y *= z_t * gate
-            B_t, C_t = load_pair(bc_row + t * STATES, n < STATES)
+            B_t, C_t = load_states(b_row + t * b_time, n < STATES), load_states(c_row + t * b_time, n < STATES)
             grad_x = carried + over_states(grad_y) * C_t
             carried = tl.exp2(over_states(delta_t * log2_e) * a) * grad_x
             by_decay = carried * before

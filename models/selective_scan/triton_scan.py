@@ -8,6 +8,7 @@ If TRITON_INTERPRET=1 is set before Python starts, Triton runs the kernels on th
 
 import contextlib
 import importlib.util
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -22,13 +23,13 @@ from models.selective_scan.triton_tiles import (
     MAX_STATE,
     grid_of,
     kept_shape,
-    pairs,
     tile_sizes,
     tiles,
     untiled,
 )
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+VECTOR_BYTES = 16  # that a thread loads at a time
 LANES_FORWARD, LANES_BACKWARD = 1, 2  # threads of a warp that share a channel's states
 
 
@@ -52,6 +53,24 @@ def channel_last(sequences: Sequence[Tensor]) -> list[Tensor]:
     return [x.contiguous() for x in sequences]
 
 
+def with_aligned_projections(scan: Scan) -> Scan:
+    """The same scan with B and C whose strides are equal, whose state stride is 1, and whose rows start where a thread
+    can load VECTOR_BYTES at a time. They are copied if they are not like that."""
+    projections = [x for each in scan.directions for x in (each.B, each.C)]
+    first, size = projections[0], projections[0].element_size()
+    needed = math.gcd(VECTOR_BYTES, first.shape[3] * size)  # a copy has no better one
+    in_place = (
+        first.stride(3) == 1
+        and all(stride * size % needed == 0 for stride in first.stride()[:3])
+        and all(x.stride() == first.stride() and x.data_ptr() % needed == 0 for x in projections)
+    )
+    if in_place:
+        return scan
+    copies = [x.clone(memory_format=torch.contiguous_format) for x in projections]
+    pairs = zip(scan.directions, copies[::2], copies[1::2], strict=True)
+    return scan._replace(directions=tuple(each._replace(B=B, C=C) for each, B, C in pairs))
+
+
 class TritonPasses(ScanPasses):
     dtypes = DTYPES
 
@@ -73,6 +92,7 @@ class TritonPasses(ScanPasses):
     def forward(self, scan: Scan, keep: bool) -> tuple[Tensor, Kept]:
         from models.selective_scan.triton_kernels import scan_forward_kernel
 
+        scan = with_aligned_projections(scan)
         out, kept = outputs = self.empty_outputs(scan, keep)
         u, delta, A, B, *_ = scan.directions[0]
         groups, state = B.shape[1], A.shape[1]
@@ -83,6 +103,7 @@ class TritonPasses(ScanPasses):
                 *_sizes(scan),
                 *u.stride()[:2],
                 *delta.stride()[:2],
+                *B.stride()[:3],
                 *((0, 0) if scan.z is None else scan.z.stride()[:2]),
                 zero=0,
                 **_flags(scan),
@@ -95,6 +116,7 @@ class TritonPasses(ScanPasses):
     def backward(self, scan: Scan, grad_out: Tensor, kept: Kept, targets: Targets) -> Gradients:
         from models.selective_scan.triton_kernels import scan_backward_kernel
 
+        scan = with_aligned_projections(scan)
         grad_out = grad_out if grad_out.stride(2) == 1 else grad_out.contiguous()
         u, delta, _, B, *_ = scan.directions[0]
         directions, (batch, groups, length, state), dim = len(scan.directions), B.shape, u.shape[2]
@@ -115,6 +137,7 @@ class TritonPasses(ScanPasses):
                 *grad_out.stride()[:2],
                 *u.stride()[:2],
                 *delta.stride()[:2],
+                *B.stride()[:3],
                 *((0, 0) if scan.z is None else scan.z.stride()[:2]),
                 zero=0,
                 **_flags(scan),
@@ -138,11 +161,10 @@ def scan_triton(scan: Scan) -> Tensor:
 
 
 def _inputs(scan: Scan, stand_in: Tensor) -> tuple[tuple[Tensor, ...], ...]:
-    """The kernels' arguments u, delta, A, BC, D, bias: an entry per direction, stand_in for a missing D or bias."""
+    """The kernels' arguments u to bias: an entry per direction, stand_in for a missing D or bias."""
     u, delta, A, B, C, D, delta_bias, _ = zip(*scan.directions, strict=True)
     optional = (tuple(stand_in if x is None else x for x in each) for each in (D, delta_bias))
-    BC = tuple(pairs(b.float(), c.float()) for b, c in zip(B, C, strict=True))
-    return u, delta, tuple(tiles(each, B[0].shape[1]) for each in A), BC, *optional
+    return u, delta, tuple(tiles(each, B[0].shape[1]) for each in A), B, C, *optional
 
 
 def _sizes(scan: Scan) -> tuple[int, int, int, float]:

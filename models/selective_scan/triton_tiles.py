@@ -3,7 +3,6 @@
 A program owns a block of channels of one group, with all their states. How its threads share them: triton_kernels.py.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -55,9 +54,3 @@ def untiled(A: Tensor, groups: int, dim: int, state: int) -> Tensor:
     """The reverse of `tiles`, with an axis of directions: (directions, programs, ...) -> (directions, dim, state)."""
     A = A.unflatten(1, (groups, -1)).transpose(3, 4).flatten(2, 3)  # (directions, groups, channels, states)
     return A[:, :, : dim // groups, :state].reshape(-1, dim, state)
-
-
-def pairs(B: Tensor, C: Tensor) -> Tensor:
-    """B and C (batch, groups, length, state) side by side, each pair as one int64."""
-    both = B.new_empty((*B.shape, 2))  # dense: without it, stack may keep the order of axes that B has
-    return torch.stack((B, C), dim=-1, out=both).view(torch.int64)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.selective_scan import bidirectional, selective_scan, triton_scan, triton_tiles
 from models.selective_scan.custom_operator import flatten
+from models.selective_scan.directions import Direction
 from tests.helpers.interpreted_kernels import DEVICE, INTERPRETED, on_kernels, run_interpreted, starts_the_interpreter
 from tests.helpers.scans import make_mixer, make_scan, mixer_results, results_by_name
 
@@ -130,6 +131,29 @@ def test_any_strides_and_results_in_the_memory_order_of_u():
     got = selective_scan(**moved, delta_softplus=True, backend="triton")
     assert torch.equal(got, want)
     assert (want.stride(1), got.stride(2)) == (1, 1)
+
+
+@on_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rank", [3, 8])  # with 8, rows start at multiples of 16 bytes and nothing is copied
+def test_projections_are_read_in_place_between_other_columns(rank, dtype):
+    scan = make_scan(2, 5, 3, 8)
+    columns = torch.zeros(2, 2, 5, rank + 16, dtype=dtype)
+    projections = columns[..., rank:].unflatten(-1, (2, -1)).unsqueeze(2)  # (direction, batch, group, length, 2, state)
+    for each, place in zip(scan.directions, projections, strict=True):
+        place[..., 0, :], place[..., 1, :] = each.B.detach(), each.C.detach()
+    projections = projections.to(DEVICE)
+
+    def outputs(B_and_C: Tensor) -> Tensor:
+        directions = tuple(
+            Direction(
+                *(x.to(DEVICE) for x in each[:3]), *B_and_C[d].unbind(-2), *(x.to(DEVICE) for x in each[5:7]), d > 0
+            )
+            for d, each in enumerate(scan.directions)
+        )
+        return triton_scan.scan_triton(scan._replace(directions=directions, z=scan.z.to(DEVICE)))
+
+    assert torch.equal(outputs(projections), outputs(projections.float().contiguous()))
 
 
 @on_kernels
