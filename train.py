@@ -21,6 +21,7 @@ from models.person_search import PersonSearchModel
 from models.weights import filled_names, initialise_from, report_table
 from training.allocator import keep_freed_memory
 from training.dry_run import check
+from training.graphs import device_step_of
 from training.loop import alpha_at, evaluate, finish_epoch, is_stale, log_step, say_done
 from training.objectives import Objectives, build_objectives, build_trained_model
 from training.parallel import spread, whole_layers
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seed_everything(config.train.seed + process.rank)  # every process draws its own negatives and masks
     if resumed:
         restore_state(state, resumed, config, process)
-    run = Run(config, process, online, loader, eval_loaders)
+    run = Run(config, process, online, device_step_of(config, process, state.optimizer), loader, eval_loaders)
     if args.check:
         forecast = check(state, run)
         if process.is_main:
@@ -167,7 +168,7 @@ def train_epoch(state: TrainState, run: Run) -> None:
                 break
             alpha = alpha_at(state.step, len(sampler), run.config.losses.alpha, run.config.losses.warm_up)
             batch = to_device(batch, run.process.device, True)
-            losses = train_step(state, run.online, batch, alpha, run.config)
+            losses = train_step(state, run.online, batch, alpha, run.config, run.device_step)
             reader.read(state.step, losses)
             seconds, since = time.perf_counter() - since, time.perf_counter()
             reader.add(seconds=seconds, images=images)

@@ -115,7 +115,7 @@ class Step:
     passes: Passes
     candidates: Embeddings  # of the whole batch, of all processes
     queue: Queue
-    alpha: float  # weight of the momentum encoder's soft targets, in [0, 1]
+    alpha: float | Tensor  # weight of the momentum encoder's soft targets, in [0, 1]
 
 
 class Objective(Generic[Prepared]):

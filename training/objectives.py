@@ -45,7 +45,9 @@ class Objectives(nn.Module):
         with torch.no_grad(), joined_once(momentum_encoder, batch.person_id.device.type):
             return prepare_lesson(batch, num_pairs, self.model, momentum_encoder, self.objectives)
 
-    def forward(self, lesson: Lesson, candidates: Embeddings, queue: FeatureQueue, alpha: float) -> dict[str, Tensor]:
+    def forward(
+        self, lesson: Lesson, candidates: Embeddings, queue: FeatureQueue, alpha: float | Tensor
+    ) -> dict[str, Tensor]:
         """The shared passes, then a scalar loss by key.
 
         Args:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,6 +31,24 @@ def parameter_groups(
         {"params": params, "name": name, "lr": rates[name], "weight_decay": decay}
         for (name, decay), params in groups.items()
     ]
+
+
+def keep_rates_on(device: torch.device, optimizer: torch.optim.Optimizer) -> None:
+    """Keep the learning rates on the device, where a CUDA graph reads them; the schedule writes them there.
+
+    To be called again after the optimiser's state was loaded.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
+        group["capturable"] = device.type == "cuda"
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state dict as checkpoints hold it, wherever the learning rates are kept."""
+    content = optimizer.state_dict()
+    for group in content["param_groups"]:
+        group |= {"lr": float(group["lr"]), "capturable": False}
+    return content
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:

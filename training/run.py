@@ -14,6 +14,7 @@ from dataset.loaders import EvalLoaders, TrainLoader
 from training.checkpoint import CheckpointWriter
 from training.run_folder import MetricsLog
 from training.state import TrainState
+from training.step import DeviceStep
 from utils.config import Config
 from utils.distributed import Process
 from utils.signals import A_SIGNAL, StopAsked, StopSignals
@@ -30,6 +31,7 @@ class Run:
     config: Config
     process: Process
     online: nn.Module  # `training.objectives.Objectives`, in DDP where there are several processes
+    device_step: DeviceStep  # `training.step.device_step`, or the same as CUDA graphs
     loader: TrainLoader
     eval_loaders: EvalLoaders
     folder: Path = field(init=False)

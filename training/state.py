@@ -11,7 +11,7 @@ from models.momentum import MomentumEncoder
 from models.person_search import PersonSearchModel
 from models.queue import FeatureQueue
 from training.checkpoint import LAST, CheckpointWriter, load_checkpoint, on_cpu
-from training.optimizer import build_schedule, parameter_groups
+from training.optimizer import build_schedule, optimizer_state, parameter_groups
 from training.parallel import is_sharded, shard_like
 from utils.config import Config
 from utils.distributed import Process, gather_objects
@@ -31,6 +31,7 @@ MAY_CHANGE = (  # keys of the configuration, or whole sections, that a resumed r
     "train.accumulate",
     "train.precision",
     "train.compile",
+    "train.cuda_graph",
     "train.activation_checkpointing",
     "train.sharding",
     "train.log_every_steps",
@@ -119,6 +120,7 @@ def save_state(state: TrainState, checkpoints: CheckpointWriter, config: Config,
     random_states = gather_objects(get_random_state())
     if checkpoints.enabled or is_sharded(state.model):
         content: dict[str, Any] = {module: getattr(state, module).state_dict() for module in (*MODULES, "scaler")}
+        content["optimizer"] = optimizer_state(state.optimizer)
         content |= {counter: getattr(state, counter) for counter in COUNTERS}
         content |= {"random_states": random_states, "config": config.as_dict()}
         checkpoints.save(on_cpu(content), name)

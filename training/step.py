@@ -1,7 +1,7 @@
 """One optimiser step."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +17,42 @@ from utils.precision import autocast
 T = TypeVar("T")
 
 
+class DeviceStep(Protocol):
+    """`device_step`, or the same as a CUDA graph."""
+
+    def __call__(
+        self, state: TrainState, online: nn.Module, batch: TrainBatch, alpha: float, config: Config
+    ) -> dict[str, Tensor]: ...
+
+
 def train_step(
-    state: TrainState, online: nn.Module, batch: TrainBatch, alpha: float, config: Config
+    state: TrainState,
+    online: nn.Module,
+    batch: TrainBatch,
+    alpha: float,
+    config: Config,
+    run: DeviceStep | None = None,
 ) -> dict[str, Tensor]:
     """One optimiser step, over train.accumulate parts of the batch one after the other.
 
     Args:
         online: `training.objectives.Objectives`, or DDP around it.
         alpha: weight of the momentum encoder's soft targets, in [0, 1].
-    Returns: detached scalar losses by key, with their weighted sum as "total"; averaged over the processes they are
-    those of the whole batch (`shares_of`).
+        run: how the device's part is run; None = `device_step`, eagerly.
+    Returns: detached scalar losses by key, with their weighted sum as "total". The next step may overwrite them.
+    Averaged over the processes they are those of the whole batch (`shares_of`).
     """
+    losses = (run or device_step)(state, online, batch, alpha, config)
+    state.schedule.step()
+    state.step += 1
+    state.batch += 1
+    return losses
+
+
+def device_step(
+    state: TrainState, online: nn.Module, batch: TrainBatch, alpha: float | Tensor, config: Config
+) -> dict[str, Tensor]:
+    """All of a step that runs on the device and never asks it for a number: losses, gradients, updates, queue."""
     objectives, device, precision = unwrapped(online), batch.person_id.device, config.train.precision
     with autocast(device, precision):
         lessons = [objectives.prepare(part, state.momentum_encoder) for part in split(batch, config.train.accumulate)]
@@ -43,19 +68,21 @@ def train_step(
             losses["total"] = torch.stack([weights[key] * loss for key, loss in losses.items()]).sum()
             state.scaler.scale(losses["total"]).backward()
         sums = {key: sums.get(key, 0) + loss.detach() for key, loss in losses.items()}
+    update_weights(state, config)
+    state.queue.push(candidates.image, candidates.text, candidates.person_id)
+    return sums
+
+
+def update_weights(state: TrainState, config: Config) -> None:
+    """Clip the gradients, let the optimiser step, and let the momentum copies follow."""
     with mixed_parameters(state.model):
         if config.optimizer.clip_norm is not None:
             state.scaler.unscale_(state.optimizer)
             torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.clip_norm)
         state.scaler.step(state.optimizer)
         state.scaler.update()
-        state.schedule.step()
         state.model.clamp_temperature()
         state.momentum_encoder.update(state.model)
-    state.queue.push(candidates.image, candidates.text, candidates.person_id)
-    state.step += 1
-    state.batch += 1
-    return sums
 
 
 def split(batch: T, parts: int) -> list[T]:

@@ -190,6 +190,7 @@ class TrainConfig:
     accumulate: PositiveInt
     precision: Literal["fp32", "bf16", "fp16", "auto"]
     compile: bool
+    cuda_graph: bool | Literal["auto"]
     activation_checkpointing: bool
     sharding: Literal["none", "fsdp"]
     seed: Annotated[int, Field(ge=0, lt=2**31)]  # room for seed + rank below NumPy's limit of 2**32
