@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 OnBadImage = Literal["error", "skip"]
 
 PIPELINE_VERSION = 1  # raise it when the pixels of read_image change
+MAX_PIXELS = 178_956_970  # Pillow's limit; a small file that claims more would fill the memory
 PICTURES_AT_A_TIME = 16  # they pass between processes through shared memory, which is scarce in containers
 
 
@@ -80,8 +81,10 @@ def _decode(data: bytes, path: Path) -> np.ndarray:
     """Decode a picture file to pixels (H, W, 3) uint8."""
     if simplejpeg.is_jpeg(data):
         try:
-            return simplejpeg.decode_jpeg(data, colorspace="RGB")
-        except ValueError:  # CMYK or damaged: Pillow reads the former and rejects the latter
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            if height * width <= MAX_PIXELS:
+                return simplejpeg.decode_jpeg(data, colorspace="RGB")
+        except ValueError:  # CMYK or damaged: Pillow reads the former and rejects the latter, and what is too large
             pass
     with Image.open(path) as picture:
         if picture.mode.startswith("I;16"):  # convert() would clip 16 bits instead of scaling them

@@ -1,10 +1,13 @@
 """Decoding, resizing and the image cache."""
 
 import errno
+import io
 import logging
 import os
 import pickle
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +89,56 @@ def test_grey_jpeg(tmp_path):
 def test_sixteen_bits_are_scaled(tmp_path):
     Image.fromarray(np.full((8, 8), 0x8000, dtype=np.uint16)).save(tmp_path / "deep.png")
     assert read_image(tmp_path / "deep.png", (8, 8)).unique().tolist() == [128]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_the_first_picture_of_an_animation_counts(tmp_path, kind):
+    first, second = (Image.new("RGB", (20, 40), colour) for colour in ((200, 0, 0), (0, 0, 200)))
+    first.save(tmp_path / "moving", kind, save_all=True, append_images=[second, first])
+    with Image.open(tmp_path / "moving") as image:
+        assert image.n_frames == 3
+    red, _, blue = read_image(tmp_path / "moving", (40, 20)).float().mean(dim=(1, 2))
+    assert red > 150
+    assert blue < 50
+
+
+def claiming(kind: str, height: int, width: int) -> bytes:
+    """A small file whose header claims so many pixels."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, kind)
+    data = bytearray(buffer.getvalue())
+    if kind == "PNG":
+        data[16:24] = struct.pack(">II", width, height)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    elif kind == "JPEG":
+        frame = data.index(b"\xff\xc0")
+        data[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
+    else:
+        data[6:10] = struct.pack("<HH", width, height)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
+def test_a_small_file_that_claims_many_pixels_takes_no_memory(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(module.simplejpeg, "decode_jpeg", lambda *_, **__: pytest.fail("decoded"))
+    (tmp_path / "bomb").write_bytes(claiming(kind, 60_000, 60_000))
+    with pytest.raises(BadImage, match=r"bomb: cannot be read as a picture \(Image size \(3600000000 pixels\) exceeds"):
+        read_image(tmp_path / "bomb", SIZE)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<!DOCTYPE html><title>Sign in</title>", "it is a web page ('Sign in'), sent in the place of the file"),
+        (b"version https://git-lfs.github.com/spec/v1\nsize 7\n", "it is a Git LFS pointer"),
+        (b"", "it is empty"),
+    ],
+)
+def test_what_came_in_the_place_of_a_picture_is_named(tmp_path, content, reason):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(BadImage) as caught:
+        read_image(tmp_path / "a.jpg", SIZE)
+    assert f"a.jpg: cannot be read as a picture ({reason}" in str(caught.value)
 
 
 def test_exif_orientation_is_ignored(tmp_path):

@@ -86,6 +86,8 @@ def test_captions_are_written_as_annotated(tmp_path, capsys):
         (entry("train", 2, "cam_a/1.png"), "the image belongs to person 1 in record 0"),
         ("record", "record 4 is a string instead of an object"),
         (entry("train", 1, "cam_a/\0.png"), "imgs/cam_a: 1 of 2 images missing, the first: record 4"),
+        (entry("train", 1, "cam_a/\udcff.png"), "imgs/cam_a: 1 of 2 images missing, the first: record 4"),
+        (entry("train", float("nan"), "cam_a/5.png"), "record 4 has the id nan, which is not an integer"),
     ],
 )
 def test_errors_name_file_and_record_and_keep_earlier_files(tmp_path, capsys, added, message):
@@ -224,6 +226,22 @@ def test_the_page_of_a_download_that_failed_is_named_when_pictures_are_decoded(t
     (error,) = only(run(tmp_path, capsys, "--verify-images")[1], "error")
     assert "cannot be decoded (cannot identify image file" in error
     assert "): it is a web page ('Quota exceeded'), sent in the place of the file: download the file itself" in error
+
+
+def test_paths_written_with_backslashes_are_missing_images(tmp_path, capsys):
+    lay_out(tmp_path, small())
+    added = entry("train", 1, "cam_a\\1.png")
+    (tmp_path / "reid_raw.json").write_text(json.dumps([*small(), added]))
+    (error,) = only(run(tmp_path, capsys)[1], "error")
+    assert "imgs: missing altogether (1 images), the first: record 4 (train, person 1, 'cam_a\\\\1.png')" in error
+
+
+def test_a_link_that_leads_to_itself_is_a_missing_image(tmp_path, capsys):
+    lay_out(tmp_path, small())
+    (tmp_path / "imgs" / "cam_a" / "1.png").unlink()
+    (tmp_path / "imgs" / "cam_a" / "1.png").symlink_to("1.png")
+    (error,) = only(run(tmp_path, capsys)[1], "error")
+    assert "imgs/cam_a: missing altogether (1 images), the first: record 0" in error
 
 
 def test_many_findings_of_one_kind_are_cut_short(tmp_path, capsys):
