@@ -15,6 +15,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from bench.rows import Rows
 from bench.timing import take_turns
 from models.selective_scan.interface import choose_backend
 from models.vision_mamba import VisionMamba
@@ -30,16 +31,17 @@ def main() -> None:
     dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
     where = f"{torch.get_num_threads()} CPU threads" if arguments.device == "cpu" else torch.cuda.get_device_name()
     backend = choose_backend("auto", arguments.device, dtype, 16)
-    print(f"{where}, {arguments.precision}, scan by {backend}; images per second")
-    print(f"{'model':6} {'pixels':>6} {'batch':>5} {'pass':19} {'Vim':>9} {'ViT':>9} {'Vim / ViT':>9}")
+    print(f"{where}, {arguments.precision}, scan by {backend}")
+    names = {"model": 5, "pixels": 4, "batch": 3, "pass": 18}
+    rows = Rows(names, ("Vim", "ViT", "Vim / ViT"), title="images per second")
     for width in arguments.widths:
         for size in arguments.sizes:
             batch = max(round(arguments.batch * (BASE_SIZE / size) ** 2), 1)
             image = torch.randn(batch, 3, size, size, device=arguments.device)
             for what, times in time_encoders(width, image, dtype, arguments.repeats).items():
                 speeds = [batch / seconds for seconds in times.values()]
-                rates = "".join(f" {speed:9.1f}" for speed in speeds)
-                print(f"{width:6} {size:6} {batch:5} {what:19}{rates} {speeds[0] / speeds[1]:8.2f}x", flush=True)
+                rates = [f"{speed:.1f}" for speed in speeds]
+                rows.add(width, str(size), str(batch), what, *rates, f"{speeds[0] / speeds[1]:.2f}")
 
 
 def parse_arguments() -> argparse.Namespace:

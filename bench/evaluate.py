@@ -17,18 +17,17 @@ precision that `auto` picks differs by more than 0.02, or if R@k of either leave
 import argparse
 import sys
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from bench.rerank_cases import NARROW, loaders, matching_model, random_gallery, whole_model
+from bench.rerank_cases import NARROW, RerankCase, loaders, matching_model, random_gallery, whole_model
 from bench.rerank_memory import show_memory
 from bench.rerank_runs import (
     Agreement,
     Measured,
-    Timed,
+    RerankRun,
     agreement,
     compare_scores,
     faults,
@@ -37,8 +36,10 @@ from bench.rerank_runs import (
     run_plain,
     time_in_turns,
 )
+from bench.rows import Rows
 from evaluation.retrieval import score_gallery
 from models.bert_layers import BertSizes
+from models.person_search import PersonSearchModel
 from utils.distributed import Process
 from utils.log import set_up_logging
 from utils.precision import best_precision
@@ -71,40 +72,38 @@ DEFAULT_SIZES = {"cpu": Sizes(128, 128, 3, 3, 64), "cuda": Sizes(1024, 128, 24, 
 def main(sizes_of_model: BertSizes | None = None) -> int:
     """Returns: the exit status. sizes_of_model: replace BERT base's, for tests."""
     args = parse_arguments()
-    if args.memory or args.whole:
+    if args.memory or args.whole or args.device == "cuda":
         set_up_logging()  # for the progress of long work
     if args.memory:
         show_memory(args.memory, args.memory_captions)
         return 0
     device = torch.device(args.device)
     sizes = Sizes(*(getattr(args, name) or value for name, value in DEFAULT_SIZES[device.type]._asdict().items()))
-    console, auto = Console(highlight=False), best_precision(device.type)
+    auto = best_precision(device.type)
     precisions = list(dict.fromkeys(["fp32", auto, "bf16"]))
-    console.print(f"{describe(device)}, precision auto: {auto}\n")
+    print(f"{describe(device)}, precision auto: {auto}", flush=True)
 
     model = matching_model(sizes_of_model or BertSizes(), device, full=not args.late_fusion)
     case = random_gallery(sizes.gallery, TOKENS_PER_IMAGE)
-    timed = time_in_turns(model, case, sizes.top_k, plain_queries=sizes.plain_queries, images=sizes.images)
     title = f"{sizes.gallery} images, {len(case.texts)} captions, mean {case.mean_tokens:.1f} tokens, k = {sizes.top_k}"
-    console.print(speed_table(timed, title))
-    wide = compare_scores(model, case, sizes.top_k, timed["plain"].run, precisions)
-    console.print(agreement_table(wide, "the same model, captions of the plain loop"))
+    plain = show_speed(model, case, sizes, title)
+    wide = show_agreements(compare_scores(model, case, sizes.top_k, plain, precisions), "captions of the plain loop")
+    if args.whole or device.type == "cuda":
+        seconds = time_whole(*CUHK_PEDES, device)
+        what = f"Vim-B at 224, {CUHK_PEDES[0]} images, {CUHK_PEDES[1]} captions"
+        print(f"\nwhole evaluation, {what}: {seconds}", flush=True)
 
     model, case = matching_model(NARROW, device), random_gallery(sizes.small_gallery, TOKENS_PER_IMAGE)
     runs = {"plain": run_plain(model, case, sizes.top_k)}
     runs |= {precision: run_ours(model, case, sizes.top_k, precision) for precision in precisions}
-    narrow = [agreement(precision, runs[precision], runs["plain"]) for precision in precisions]
     spread = float(runs["plain"].scores[runs["plain"].scores > -torch.inf].std())
-    console.print(agreement_table(narrow, f"a narrow model, {len(case.texts)} captions, scores spread by {spread:.2f}"))
+    compared = (agreement(precision, runs[precision], runs["plain"]) for precision in precisions)
+    narrow = show_agreements(compared, f"a narrow model, {len(case.texts)} captions, scores spread by {spread:.2f}")
     measures = measured(runs)
-    console.print(measures_table(measures))
-
-    if args.whole or device.type == "cuda":
-        seconds = time_whole(*CUHK_PEDES, device)
-        console.print(f"whole evaluation, Vim-B at 224, {CUHK_PEDES[0]} images, {CUHK_PEDES[1]} captions: {seconds}")
+    show_measures(measures)
     found = faults([*wide, *narrow], measures, auto)
     for fault in found:
-        console.print(f"FAULT: {fault}")
+        print(f"FAULT: {fault}")
     return 1 if found else 0
 
 
@@ -130,34 +129,40 @@ def describe(device: torch.device) -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def speed_table(timed: dict[str, Timed], title: str) -> Table:
-    headers = ("re-ranking", "pairs", "seconds", "pairs/s, fastest turn", "times plain")
-    table = Table(*headers, title=title, title_justify="left")
+def show_speed(model: PersonSearchModel, case: RerankCase, sizes: Sizes, title: str) -> RerankRun:
+    """Print a row for each turn, then one for each way. Returns: all turns of the plain loop."""
+    rows = Rows({"re-ranking": 20}, ("pairs", "seconds", "pairs/s", "times plain"), title=title)
+
+    def show_turn(name: str, run: RerankRun) -> None:
+        rows.add(f"{label(name)}, a turn", f"{run.pairs}", f"{run.seconds:.1f}", f"{run.pairs_per_second:.1f}", "-")
+
+    timed = time_in_turns(
+        model, case, sizes.top_k, plain_queries=sizes.plain_queries, images=sizes.images, show=show_turn
+    )
     for name, (run, rate) in timed.items():
         ratio = rate / timed["plain"].pairs_per_second
-        table.add_row(label(name), f"{run.pairs}", f"{run.seconds:.1f}", f"{rate:.1f}", f"{ratio:.1f}")
-    return table
+        rows.add(f"{label(name)}, fastest", f"{run.pairs}", f"{run.seconds:.1f}", f"{rate:.1f}", f"{ratio:.1f}")
+    return timed["plain"].run
 
 
-def agreement_table(agreements: list[Agreement], title: str) -> Table:
-    table = Table(
-        "compared with plain, fp32", "pairs", "largest difference", "order", title=title, title_justify="left"
-    )
+def show_agreements(agreements: Iterable[Agreement], title: str) -> list[Agreement]:
+    rows = Rows({"compared with plain, fp32": 10}, ("pairs", "largest difference", "order"), title=title)
+    shown = []
     for one in agreements:
         order = "the same" if one.same_order else "differs"
-        table.add_row(label(one.precision), f"{one.pairs}", f"{one.difference:.1e}", order)
-    return table
+        rows.add(label(one.precision), f"{one.pairs}", f"{one.difference:.1e}", order)
+        shown.append(one)
+    return shown
 
 
-def measures_table(measures: dict[str, Measured]) -> Table:
-    title = "measures of the narrow model, below them their 95 % intervals over the captions"
-    table = Table("percent", "R@1", "R@5", "R@10", "within plain's", title=title, title_justify="left")
+def show_measures(measures: dict[str, Measured]) -> None:
+    title = "measures of the narrow model in percent, with their 95 % intervals over the captions"
+    rows = Rows({"re-ranking": 11}, ("R@1", "R@5", "R@10", "within plain's"), title=title, width=19)
     for name, own in measures.items():
         values = zip(own.values, own.intervals, strict=True)
-        cells = (f"{value:.1f}\n{low:.1f}-{high:.1f}" for value, (low, high) in values)
-        within = "" if name == "plain" else "yes" if own.is_within(measures["plain"]) else "no"
-        table.add_row(label(name), *cells, within)
-    return table
+        cells = (f"{value:.1f} ({low:.1f}-{high:.1f})" for value, (low, high) in values)
+        within = "-" if name == "plain" else "yes" if own.is_within(measures["plain"]) else "no"
+        rows.add(label(name), *cells, within)
 
 
 def label(name: str) -> str:

@@ -13,10 +13,9 @@ import time
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from safetensors.torch import save_file
 
+from bench.rows import Rows
 from models.bert_layers import BertSizes
 from models.person_search import PersonSearchModel
 from models.text_encoder import TextEncoder
@@ -77,7 +76,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help="where to put the checkpoints (default: a temporary folder)")
     args = parser.parse_args()
-    table = Table("checkpoint", "MiB", "seconds", "peak / file, model included", "peak / file, above the model")
+    values = ("MiB", "seconds", "peak / file, model included", "peak / file, above the model")
+    rows = Rows({"checkpoint": 16}, values)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         for kind, name in (("bert", "bert.bin"), ("bert", "bert.safetensors"), ("vim", "vim.pth")):
             path = Path(folder) / name
@@ -86,8 +86,7 @@ def main() -> None:
                 pool.apply(write, (kind, path))
                 seconds, whole, above = pool.apply(load, (kind, path))
             size = path.stat().st_size / MIB
-            table.add_row(name, f"{size:.0f}", f"{seconds:.2f}", f"{whole / size:.2f}", f"{above / size:.2f}")
-    Console().print(table)
+            rows.add(name, f"{size:.0f}", f"{seconds:.2f}", f"{whole / size:.2f}", f"{above / size:.2f}")
 
 
 if __name__ == "__main__":

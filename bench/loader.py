@@ -27,13 +27,12 @@ from typing import NamedTuple, cast
 
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 from transformers import BertTokenizer
 
+from bench.rows import Rows
 from bench.timing import seconds_of, take_turns
 from dataset.batches import TrainBatch
 from dataset.captions import clean_caption
@@ -104,19 +103,18 @@ def main() -> None:
     set_up_logging()  # the cache tells what it costs on disk before it is built
     keep_freed_memory()
     torch.set_num_threads(1)
-    columns = ["px", "workers", "way", "images/s", "times PIL"] + ["times needed"] * bool(args.needed)
-    table = Table(*columns, title=f"samples, {args.batch_size} a batch, {os.cpu_count()} CPUs", title_justify="left")
+    values = ["images/s", "times PIL"] + ["times needed"] * bool(args.needed)
+    title = f"samples, {args.batch_size} a batch, {os.cpu_count()} CPUs"
     with tempfile.TemporaryDirectory() as name:
-        data, notes = read_data(args, Path(name)), []
+        data = read_data(args, Path(name))
         for size in args.sizes:
-            notes.append(build_cache(data, size, max(args.workers)))
+            print(build_cache(data, size, max(args.workers)), flush=True)
+            rows = Rows({"px": 7, "workers": 2, "way": 12}, values, title=title)
             for workers in args.workers:
                 rates = measure(data, size, workers, args)
                 for way in WAYS:
                     ratios = [f"{rates[way] / other:.2f}" for other in (rates["PIL"], args.needed) if other]
-                    table.add_row(f"{size[0]}x{size[1]}", str(workers), way, f"{rates[way]:,.0f}", *ratios)
-            table.add_section()
-    Console(highlight=False, soft_wrap=True).print(table, *notes, sep="\n")
+                    rows.add(f"{size[0]}x{size[1]}", str(workers), way, f"{rates[way]:,.0f}", *ratios)
 
 
 def parse_arguments() -> argparse.Namespace:

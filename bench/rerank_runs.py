@@ -1,7 +1,7 @@
 """Both ways of re-ranking one gallery: timed in turns, compared pair by pair and by their measures."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -28,6 +28,10 @@ class RerankRun(NamedTuple):
     @property
     def pairs(self) -> int:
         return int((self.scores > -torch.inf).sum())
+
+    @property
+    def pairs_per_second(self) -> float:
+        return self.pairs / self.seconds
 
 
 class Timed(NamedTuple):
@@ -77,13 +81,19 @@ def run_ours(
 
 
 def time_in_turns(
-    model: PersonSearchModel, case: RerankCase, top_k: int, *, plain_queries: int, images: int
+    model: PersonSearchModel,
+    case: RerankCase,
+    top_k: int,
+    *,
+    plain_queries: int,
+    images: int,
+    show: Callable[[str, RerankRun], object] = lambda name, run: None,
 ) -> dict[str, Timed]:
     """Time the plain loop on some captions and ours on some images, in turns: by "plain" and by our precisions.
 
     Each turn does a part of both, so that a slow spell of a shared machine hits both, and the fastest turn counts. The
     warm-up on a GPU is the whole work of a turn, as its libraries tune themselves to the shapes. On a CPU, where a turn
-    takes long, it is a few pairs.
+    takes long, it is a few pairs. show: called after each turn of each way.
     """
     kind = model.itm_head.weight.device.type
     precisions = dict.fromkeys(["fp32", best_precision(kind), *(["bf16"] if kind == "cuda" else [])])
@@ -101,8 +111,10 @@ def time_in_turns(
         whole = torch.full_like(asked.similarity, -torch.inf)
         whole[queries] = run.scores
         parts["plain"].append(RerankRun(whole, run.seconds))
+        show("plain", parts["plain"][-1])
         for precision in precisions:
             parts[precision].append(run_ours(model, case, top_k, precision, own))
+            show(precision, parts[precision][-1])
     return {name: _together(runs) for name, runs in parts.items()}
 
 
@@ -163,7 +175,7 @@ def now(model: PersonSearchModel) -> float:
 
 def _together(parts: list[RerankRun]) -> Timed:
     whole = RerankRun(torch.stack([run.scores for run in parts]).amax(dim=0), sum(run.seconds for run in parts))
-    return Timed(whole, max(run.pairs / run.seconds for run in parts))
+    return Timed(whole, max(run.pairs_per_second for run in parts))
 
 
 def _rows(case: RerankCase, rows: slice) -> RerankCase:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bench.plain_scan import plain_scan
+from bench.rows import Rows
 from bench.stock_mixer import stock_mixer
 from bench.timing import copy_rate, matmul_rate, take_turns
 from models.mamba_mixer import BidirectionalMambaMixer
@@ -42,21 +43,18 @@ def main() -> None:
     where = f"{torch.get_num_threads()} threads" if device == "cpu" else torch.cuda.get_device_name()
     rates = copy_rate(device), matmul_rate(device)
     print(f"{where}, {arguments.dtype}, copy {rates[0] / 1e9:.1f} GB/s, float32 matmul {rates[1] / 1e9:.0f} GFLOP/s")
-    print(
-        f"{'batch':>5} {'width':>5} {'length':>6} {'memory':13} {'pass':19} {'backend':15} {'ms':>9} {'ratio':>7}",
-        end="",
-    )
-    print("" if arguments.mixer else f" {'to plain':>8} {'of copy':>8} {'of matmul':>9}")
+    names = {"batch": 3, "width": 4, "length": 4, "memory": 12, "pass": 18, "backend": 14}
+    limits = () if arguments.mixer else ("to plain", "of copy", "of matmul")
+    rows = Rows(names, ("ms", "ratio", *limits), title="mixers" if arguments.mixer else "scans")
     for batch, width, length in itertools.product(arguments.batches, arguments.widths, arguments.lengths):
         if arguments.mixer:
             tokens = torch.randn(batch, length, width, device=device, requires_grad=True)
-            bench_mixer(tokens, dtype, arguments.repeats)
+            bench_mixer(tokens, dtype, arguments.repeats, rows)
             continue
         for channel_last in (False, True) if device == "cpu" else (True,):
             shape = (batch, EXPAND * width, length)
-            bench_scan(
-                make_inputs(*shape, channel_last=channel_last, dtype=dtype, device=device), rates, arguments.repeats
-            )
+            inputs = make_inputs(*shape, channel_last=channel_last, dtype=dtype, device=device)
+            bench_scan(inputs, rates, arguments.repeats, rows)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -102,7 +100,7 @@ def make_inputs(
     return {name: x.requires_grad_() for name, x in inputs.items()}
 
 
-def bench_scan(inputs: dict[str, Tensor], rates: tuple[float, float], repeats: int) -> None:
+def bench_scan(inputs: dict[str, Tensor], rates: tuple[float, float], repeats: int, rows: Rows) -> None:
     u = inputs["u"]
     scans: dict[str, Callable[[], Tensor]] = {
         name: partial(selective_scan, **inputs, delta_softplus=True, backend=name)  # type: ignore[arg-type]
@@ -128,12 +126,11 @@ def bench_scan(inputs: dict[str, Tensor], rates: tuple[float, float], repeats: i
         moved, flops = TENSORS[what] * u.numel() * u.element_size(), FLOPS[what] * u.numel() * STATE
         for name, seconds in times.items():
             row = row_of((batch, dim // EXPAND, length), memory, what, name, seconds, times.get("reference"))
-            to_plain = ratio(times.get("plain"), seconds)
-            limits = f"{moved / rates[0] / seconds:8.1%} {flops / rates[1] / seconds:9.1%}"
-            print(f"{row} {to_plain:>8} {limits}", flush=True)
+            limits = f"{moved / rates[0] / seconds:.1%}", f"{flops / rates[1] / seconds:.1%}"
+            rows.add(*row, ratio(times.get("plain"), seconds), *limits)
 
 
-def bench_mixer(tokens: Tensor, dtype: torch.dtype, repeats: int) -> None:
+def bench_mixer(tokens: Tensor, dtype: torch.dtype, repeats: int, rows: Rows) -> None:
     """A layer by each backend; the ratio is to stock mamba-ssm where it is installed, else to the reference."""
     batch, length, width = tokens.shape
     torch.manual_seed(0)
@@ -158,15 +155,14 @@ def bench_mixer(tokens: Tensor, dtype: torch.dtype, repeats: int) -> None:
         times = take_turns({name: partial(run, layer) for name, layer in layers.items()}, repeats, tokens.device.type)
         base = times.get("stock, flipped", times.get("reference"))
         for name, seconds in times.items():
-            print(row_of((batch, width, length), "mixer", what, name, seconds, base), flush=True)
+            rows.add(*row_of((batch, width, length), "mixer", what, name, seconds, base))
 
 
 def row_of(
     shape: tuple[int, int, int], memory: str, what: str, name: str, seconds: float, base_seconds: float | None
-) -> str:
-    batch, width, length = shape
-    against = ratio(base_seconds, seconds)
-    return f"{batch:5} {width:5} {length:6} {memory:13} {what:19} {name:15} {seconds * 1e3:9.3f} {against:>7}"
+) -> list[str]:
+    """The cells that both tables have. shape: batch, width, length."""
+    return [*map(str, shape), memory, what, name, f"{seconds * 1e3:.3f}", ratio(base_seconds, seconds)]
 
 
 def ratio(base_seconds: float | None, seconds: float) -> str:

@@ -17,10 +17,9 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from bench.load_checkpoint import resident
+from bench.rows import Rows
 from gallery.search.engine import Engine, Neighbours, merged
 from gallery.search.engines import open_engine
 from gallery.store.manifest import CheckpointStamp, Manifest
@@ -143,9 +142,8 @@ def main() -> None:
     parser.add_argument("--top-k", type=int, default=128)
     parser.add_argument("--folder", type=Path, help="where to write; 1.1 GB per million vectors (default: temporary)")
     args = parser.parse_args()
-    columns = ("images", "engine", "store s", "ready s", "recall", "ms/query", "queries/s", "MiB")
-    title = f"{args.width} dimensions, {args.top_k} neighbours"
-    table = Table(*columns, title=title, title_justify="left")
+    values = ("store s", "ready s", "recall", "ms/query", "queries/s", "MiB")
+    rows = Rows({"images": 9, "engine": 6}, values, title=f"{args.width} dimensions, {args.top_k} neighbours")
     for size in args.sizes:
         with tempfile.TemporaryDirectory(dir=args.folder) as name:
             folder = Path(name)
@@ -155,8 +153,7 @@ def main() -> None:
             queries = vectors(QUERIES, args.width, -1 % 2**32, centres=centres_of(size))
             for engine, make in engines(size, folder, args.engines).items():
                 store = Store.open(folder / "index")
-                table.add_row(f"{size:,}", engine, f"{seconds:.1f}", *measure(make, store, queries, args.top_k))
-    Console().print(table)
+                rows.add(f"{size:,}", engine, f"{seconds:.1f}", *measure(make, store, queries, args.top_k))
 
 
 if __name__ == "__main__":
