@@ -18,10 +18,11 @@ from rich.console import Console
 from gallery import Answer, Gallery
 from gallery.indexing.commands import IndexingReport, add_images, build_index, remove_images
 from gallery.indexing.request import IndexingRequest
+from gallery.indexing.scan import not_read
 from gallery.search.calibrate import calibrate
 from gallery.search.calibration import OrderCalibration, calibration_path
 from gallery.service.audit import AuditLog
-from gallery.show import as_json, as_table, verdict
+from gallery.show import as_json, as_table, unknown_pieces, verdict
 from utils.distributed import shutdown, start
 from utils.errors import UserError
 from utils.files import save_json
@@ -218,6 +219,8 @@ def _print_report(report: IndexingReport, index: Path) -> None:
     console.print(f"{index}: {report.total} images ({', '.join(f'{n} {name}' for name, n in counts.items() if n)})")
     for bad in report.unreadable:
         console.print(f"  unreadable: {bad.path}: {bad.reason}", markup=False)
+    if report.other_kinds:
+        console.print(f"  {not_read(report.other_kinds)}")
     console.print(f"{report.seconds:.1f} s")
 
 
@@ -230,7 +233,9 @@ def _print_answer(answer: Answer, gallery: Gallery, args: argparse.Namespace) ->
     console.print(as_table(answer, Path(description["root"])))
     if not args.fast and answer.mode == "fast":
         console.print(f"second stage: {description['second_stage']}", markup=False, soft_wrap=True)
-    console.print(verdict(answer), markup=False, soft_wrap=True)
+    for line in (unknown_pieces(answer), verdict(answer)):
+        if line:
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def _described(order: OrderCalibration | None) -> str:

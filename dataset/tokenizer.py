@@ -76,6 +76,12 @@ def encode(tokenizer: BertTokenizer, text: str, max_tokens: int) -> Encoded:
     return next(encode_all(tokenizer, [text], max_tokens))
 
 
+def unknown_pieces(tokenizer: BertTokenizer, text: str, encoded: Encoded) -> list[str]:
+    """The pieces of a text that the vocabulary lacks, in order: words, or single characters of a script such as CJK."""
+    places = zip(encoded.ids, encoded.offsets, strict=True)
+    return [text[start:end] for token, (start, end) in places if token == tokenizer.unk_token_id]
+
+
 def encode_all(tokenizer: BertTokenizer, texts: Sequence[str], max_tokens: int) -> Iterator[Encoded]:
     """Encode many texts in order; faster than one by one."""
     for start in range(0, len(texts), CAPTIONS_AT_A_TIME):

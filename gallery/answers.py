@@ -38,6 +38,8 @@ class Answer(NamedTuple):
     confidence: float | None  # probability that the person is in the gallery; None = not calibrated
     seconds: float
     mode: Mode  # "fast" also if the model has no second stage
+    num_pieces: int = 0  # word pieces of the sentence that the model read
+    unknown_pieces: tuple[str, ...] = ()  # those among them that are not in its vocabulary, in order; it reads [UNK]
 
 
 class WordHeat(NamedTuple):

@@ -87,7 +87,16 @@ class Gallery:
         else:
             hits = _found(view, encoded.vector, top)
         confidence, nothing = _confidence(view, hits, mode)
-        return Answer(sentence, tuple(hits[:top]), nothing, confidence, time.perf_counter() - begin, mode)
+        return Answer(
+            sentence,
+            tuple(hits[:top]),
+            nothing,
+            confidence,
+            time.perf_counter() - begin,
+            mode,
+            encoded.num_pieces,
+            tuple(encoded.unknown_pieces),
+        )
 
     def query_image(self, image: Image.Image, *, top: int = 20) -> Answer:
         """The images of people who look most like the one in a picture, by the similarity of the image vectors.
@@ -179,6 +188,8 @@ class Gallery:
 
 def _nearest(view: View, vector: np.ndarray, k: int) -> dict[int, float]:
     """Similarities of the k nearest rows by key, best first."""
+    if not np.isfinite(vector).all():
+        raise CannotAnswer("the model makes no finite numbers of this query, so nothing can be compared with it")
     if len(view.store) == 0:
         return {}
     found = view.engine.search(vector[None], min(k, len(view.store)))

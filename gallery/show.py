@@ -40,6 +40,14 @@ def verdict(answer: Answer) -> str:
     return f"{sure}; {answer.mode}, {answer.seconds:.2f} s"
 
 
+def unknown_pieces(answer: Answer) -> str:
+    """One line: which word pieces the model cannot read, and how many they are; "" if it knows all of them."""
+    if not answer.unknown_pieces:
+        return ""
+    counts = f"{len(answer.unknown_pieces)} of {answer.num_pieces} word pieces"
+    return f"unknown to the model: {counts}, read as [UNK]: {', '.join(dict.fromkeys(answer.unknown_pieces))}"
+
+
 def confidence(answer: Answer) -> str:
     """The calibrated probability in words."""
     if answer.confidence is None:

@@ -7,6 +7,7 @@ from gallery.store.manifest import CheckpointStamp, Manifest
 from training.checkpoint import load_checkpoint
 from utils.config import Config, load_config, stored_config
 from utils.errors import UserError
+from utils.pretrained import UnreadableFile
 
 BYTES_AT_A_TIME = 2**24
 
@@ -14,13 +15,15 @@ BYTES_AT_A_TIME = 2**24
 def config_of(checkpoint: Path, config_path: Path | None = None) -> Config:
     """The configuration of a checkpoint: config_path if given, else its own, else the config.yaml beside it.
 
-    Raises: UserError if there is none.
+    Raises: UserError if there is none, or if the checkpoint cannot be read.
     """
     if config_path is not None:
         return load_config(config_path)
     beside = checkpoint.parent / "config.yaml"
     try:
         stored = load_checkpoint(checkpoint).get("config")
+    except UnreadableFile:
+        raise
     except UserError:
         if not checkpoint.is_file():
             raise

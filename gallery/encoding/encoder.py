@@ -3,6 +3,7 @@
 B images, E width of the embedding, K image tokens, D their width, L text tokens, C chunks.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from dataset.captions import clean_caption
-from dataset.tokenizer import Encoded, encode, load_tokenizer
+from dataset.tokenizer import Encoded, encode, load_tokenizer, unknown_pieces
 from gallery.answers import CannotAnswer
 from gallery.encoding.chunks import QueryChunks
 from gallery.encoding.pictures import upright
@@ -38,6 +39,11 @@ class Sentence(NamedTuple):
     text: str  # the first dataset.max_words words
     encoded: Encoded
     vector: np.ndarray  # (E,) float32, L2-normalised
+    unknown_pieces: Sequence[str] = ()  # of the text, which the model reads as [UNK]
+
+    @property
+    def num_pieces(self) -> int:
+        return len(self.encoded.ids) - 1  # without [CLS]
 
 
 class Matching(NamedTuple):
@@ -82,7 +88,8 @@ class Encoder:
         ids = torch.tensor([encoded.ids], device=self.device)
         with autocast(self.device, self.config.train.precision):
             embedding = self.model.encode_text(ids, torch.ones_like(ids))[1]
-        return Sentence(cleaned, encoded, embedding[0].float().cpu().numpy())
+        unknown = unknown_pieces(self.tokenizer, cleaned, encoded)
+        return Sentence(cleaned, encoded, embedding[0].float().cpu().numpy(), unknown)
 
     @torch.inference_mode()
     def match(self, sentence: Sentence, chunks: QueryChunks, tokens: Tensor) -> Matching:

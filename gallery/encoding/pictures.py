@@ -15,6 +15,7 @@ from PIL import Image
 
 from gallery.answers import CannotAnswer
 from gallery.store.segments import ImageFile
+from utils.file_kinds import START_BYTES, Start, what_came_instead
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 50_000_000  # 150 MB when decoded
@@ -84,7 +85,9 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, longest_px: int | None 
     except UnreadablePicture:
         raise
     except Exception as error:  # damaged files make the decoders raise many types
-        raise UnreadablePicture(f"the file is no readable picture ({', '.join(FORMATS)})") from error
+        instead = what_came_instead(Start(data[:START_BYTES], len(data)))
+        why = f": {instead}" if instead else ""
+        raise UnreadablePicture(f"the file is no readable picture ({', '.join(FORMATS)}){why}") from error
 
 
 def upright(image: Image.Image) -> Image.Image:

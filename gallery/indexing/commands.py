@@ -1,6 +1,7 @@
 """The changes of an index: make it or update it from a folder, add images, remove images."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,7 @@ class IndexingReport(NamedTuple):
     kept: int  # could not be checked, so they stay in the index
     total: int  # in the index now
     unreadable: list[Unreadable]
+    other_kinds: Counter[str]  # by suffix: pictures of kinds that are not read
     seconds: float
 
 
@@ -45,7 +47,7 @@ def build_index(request: IndexingRequest, process: Process) -> IndexingReport:
             writer = stack.enter_context(open_writer(request, found, old, stamp))
             excluded = set(writer.store.manifest.excluded)
             wanted = found._replace(images=[image for image in found.images if image.path not in excluded])
-            task = _Task(found.unreadable, compare(writer.store, wanted, request.images))
+            task = _Task(found.unreadable, found.other_kinds, compare(writer.store, wanted, request.images))
             if not request.prune:
                 check_loss(request, writer.store, found, task.changes)
             commit_request(request, writer, stamp)
@@ -69,7 +71,7 @@ def add_images(index: Path, paths: Sequence[str], process: Process, checkpoint: 
             found = _below(Path(manifest.root), paths)
             names = frozenset(image.path for image in found.images)
             changes = compare(writer.store, found, Path(manifest.root), within=names)
-            task = _Task(found.unreadable, changes)
+            task = _Task(found.unreadable, found.other_kinds, changes)
             writer.commit(excluded=[path for path in manifest.excluded if path not in names], checkpoint=stamp)
         return _update(index, process, writer, task)
 
@@ -100,6 +102,7 @@ class _Task(NamedTuple):
     """What the main process found."""
 
     unreadable: list[Unreadable]
+    other_kinds: Counter[str]
     changes: Changes
 
 
@@ -124,6 +127,7 @@ def _update(index: Path, process: Process, writer: StoreWriter | None, task: _Ta
             kept=changes.kept,
             total=len(writer.store),
             unreadable=[*task.unreadable, *unreadable],
+            other_kinds=task.other_kinds,
             seconds=time.perf_counter() - begin,
         )
     return gather_objects(report)[0]
@@ -139,11 +143,12 @@ def _finish(writer: StoreWriter) -> None:
 
 def _below(root: Path, paths: Sequence[str]) -> Found:
     """The images at these paths, and those in these folders; paths are relative to the root, or absolute."""
-    images, unreadable = [], []
+    images, unreadable, other = [], [], Counter[str]()
     for path in paths:
         name = relative(root, path)
         found = walk(root / name) if (root / name).is_dir() else listed(root, [name])
         prefix = f"{name}/" if name and (root / name).is_dir() else ""
         images += [image._replace(path=f"{prefix}{image.path}") for image in found.images]
         unreadable += [bad._replace(path=str(PurePosixPath(prefix, bad.path))) for bad in found.unreadable]
-    return Found(sorted(set(images)), unreadable)
+        other += found.other_kinds
+    return Found(sorted(set(images)), unreadable, other)

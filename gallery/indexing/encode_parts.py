@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dataset.images import start_worker
 from gallery.encoding.checkpoints import checked_checkpoint
-from gallery.encoding.encoder import Encoder, pixels_of
+from gallery.encoding.encoder import EncodedImages, Encoder, pixels_of
 from gallery.encoding.pictures import UnreadablePicture, decode
 from gallery.indexing.scan import Changes, Unreadable, not_looked_at
 from gallery.store.manifest import Manifest, SegmentEntry
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_PART, LARGEST_PART = 256, 2**14  # images per process between two commits
 SECONDS_PER_PART = 60.0  # roughly what an interrupted run loses
+NOT_FINITE = "the model makes numbers of it that are not finite; another train.precision may help"
 
 
 class Work(NamedTuple):
@@ -117,11 +118,26 @@ def _encode(
         for bad in batch.unreadable:
             logger.warning("left out: %s: %s", bad.path, bad.reason)
         if batch.images:
-            encoded = encoder.images(batch.pixels)
-            tokens = encoded.tokens.half().cpu().numpy() if segment.token_shape else None
-            segment.append(batch.images, encoded.vectors, tokens)
+            unreadable += _append(batch, encoder.images(batch.pixels), segment)
         advance(len(batch.images) + len(batch.unreadable))
     return _Part(segment.close(), unreadable, time.perf_counter() - begin)
+
+
+def _append(batch: _Batch, encoded: EncodedImages, segment: SegmentWriter) -> list[Unreadable]:
+    """Add the images of which the model makes finite numbers; returns the others."""
+    tokens = encoded.tokens.half().cpu().numpy() if segment.token_shape else None
+    finite = np.isfinite(encoded.vectors).all(axis=1)
+    if tokens is not None:
+        finite &= np.isfinite(tokens).all(axis=(1, 2))
+    if finite.all():
+        segment.append(batch.images, encoded.vectors, tokens)
+        return []
+    good = [image for image, is_good in zip(batch.images, finite, strict=True) if is_good]
+    segment.append(good, encoded.vectors[finite], None if tokens is None else tokens[finite])
+    bad = [image.path for image, is_good in zip(batch.images, finite, strict=True) if not is_good]
+    for path in bad:
+        logger.warning("left out: %s: %s", path, NOT_FINITE)
+    return [Unreadable(path, NOT_FINITE) for path in bad]
 
 
 class _Files(Dataset[tuple[Tensor, ImageFile] | Unreadable]):

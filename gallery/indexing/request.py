@@ -8,7 +8,7 @@ from typing import Any
 
 from gallery.encoding.checkpoints import config_of
 from gallery.indexing.footprint import Tokens, chosen_token_shape
-from gallery.indexing.scan import Changes, Found
+from gallery.indexing.scan import Changes, Found, not_read
 from gallery.search.calibration import calibration_beside
 from gallery.store.manifest import CheckpointStamp, Manifest
 from gallery.store.store import Store
@@ -45,7 +45,10 @@ def open_writer(request: IndexingRequest, found: Found, old: Manifest | None, st
     """
     if old is None:
         if not found.images:
-            raise UserError(f"no images (jpg, jpeg, png, webp) below {request.images}")
+            others = not_read(found.other_kinds)
+            raise UserError(
+                f"no images (jpg, jpeg, png, webp) below {request.images}" + (f"; {others}" if others else "")
+            )
         return StoreWriter(request.index, _new_manifest(request, stamp, len(found.images)))
     if stamp.sha256 != old.checkpoint.sha256:
         raise UserError(

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -11,6 +12,10 @@ from gallery.store.store import Store
 from utils.errors import UserError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+OTHER_PICTURES = frozenset(  # counted, so that nobody believes them indexed
+    {".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl"}
+    | {".pgm", ".pnm", ".ppm", ".svg", ".tga", ".tif", ".tiff"}
+)
 
 
 class FoundImage(NamedTuple):
@@ -32,6 +37,7 @@ class Unreadable(NamedTuple):
 class Found(NamedTuple):
     images: list[FoundImage]  # sorted by path
     unreadable: list[Unreadable]
+    other_kinds: Counter[str]  # by suffix: how many pictures of kinds that are not read
 
 
 class Changes(NamedTuple):
@@ -52,9 +58,18 @@ def walk(root: Path) -> Found:
     if not root.is_dir():
         raise UserError(f"{root} is not a folder")
     errors: list[OSError] = []
-    found = _look_at(root, sorted(_names(root, errors)))
+    other: Counter[str] = Counter()
+    found = _look_at(root, sorted(_names(root, errors, other)))
     folders = [not_looked_at(_posix(error.filename, root), error) for error in errors]
-    return found._replace(unreadable=[*folders, *found.unreadable])
+    return Found(found.images, [*folders, *found.unreadable], other)
+
+
+def not_read(other_kinds: Counter[str]) -> str:
+    """Say how many pictures of which kinds are left out, and what to do; "" if there are none."""
+    if not other_kinds:
+        return ""
+    counts = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(other_kinds.items()))
+    return f"{counts} not read: convert them to jpg, png or webp"
 
 
 def listed(root: Path, paths: Iterable[str]) -> Found:
@@ -109,12 +124,15 @@ def sha256_of(path: Path) -> bytes | None:
         return None
 
 
-def _names(root: Path, errors: list[OSError]) -> Iterator[str]:
-    """Paths of the pictures. Appends to `errors` for each folder that cannot be listed."""
+def _names(root: Path, errors: list[OSError], other: Counter[str]) -> Iterator[str]:
+    """Paths of the pictures. Adds to `errors` each folder that cannot be listed, to `other` pictures of other kinds."""
     for folder, _, files in os.walk(root, onerror=errors.append):
         for file in files:
-            if os.path.splitext(file)[1].lower() in SUFFIXES:
+            suffix = os.path.splitext(file)[1].lower()
+            if suffix in SUFFIXES:
                 yield _posix(os.path.join(folder, file), root)
+            elif suffix in OTHER_PICTURES:
+                other[suffix] += 1
 
 
 def _posix(path: str, root: Path) -> str:
@@ -132,7 +150,7 @@ def _look_at(root: Path, paths: Iterable[str]) -> Found:
             unreadable.append(Unreadable(repr(path), "its name is not valid UTF-8; rename it"))
         except OSError as error:
             unreadable.append(not_looked_at(path, error))
-    return Found(images, unreadable)
+    return Found(images, unreadable, Counter())
 
 
 def not_looked_at(path: str, error: OSError) -> Unreadable:

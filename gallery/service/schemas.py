@@ -90,6 +90,13 @@ class SearchAnswer(BaseModel):
         description="Calibrated probability in [0, 1] that the person is in the gallery; null where not calibrated.",
     )
     seconds: float = Field(examples=[0.31])
+    num_pieces: int = Field(
+        examples=[9], description="Word pieces of the sentence that the model read; 0 for an image."
+    )
+    unknown_pieces: list[str] = Field(
+        examples=[["\u8863"]],
+        description="Those among them that are not in the model's vocabulary, in order; it reads each as [UNK].",
+    )
     hits: list[SearchHit]
 
     @classmethod
@@ -111,6 +118,8 @@ class SearchAnswer(BaseModel):
             nothing_matches=answer.nothing_matches,
             confidence=answer.confidence,
             seconds=answer.seconds,
+            num_pieces=answer.num_pieces,
+            unknown_pieces=list(answer.unknown_pieces),
             hits=hits,
         )
 

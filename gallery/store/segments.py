@@ -70,7 +70,12 @@ class SegmentWriter:
         self._files = {name: (self.folder / name).open("wb") for name in names}
 
     def append(self, images: Sequence[ImageFile], vectors: np.ndarray, tokens: np.ndarray | None) -> None:
-        """Add one row per image: vectors (b, E), tokens (b, K, D). Ignores tokens if the index stores none."""
+        """Add one row per image: vectors (b, E), tokens (b, K, D). Ignores tokens if the index stores none.
+
+        Raises: UserError if a vector is not finite: no search could compare anything with it.
+        """
+        if not np.isfinite(vectors).all():
+            raise UserError(f"{self.folder}: a vector of an image is not finite; delete the index and make it anew")
         records = np.zeros(len(images), RECORD)
         for record, image in zip(records, images, strict=True):
             path = image.path.encode()

@@ -47,7 +47,11 @@ class FakeGallery:
             raise RuntimeError("secret detail")
         fast = fast or not self.second_stage
         texts = [] if fast else [" ".join(words) for words in chunks_of(sentence)]
-        return self._answer(sentence, "fast" if fast else "exact", texts, top, nobody="nobody" in sentence)
+        answer = self._answer(sentence, "fast" if fast else "exact", texts, top, nobody="nobody" in sentence)
+        words = sentence.split()  # it knows the ASCII ones
+        return answer._replace(
+            num_pieces=len(words), unknown_pieces=tuple(word for word in words if not word.isascii())
+        )
 
     def query_image(self, image: Image.Image, *, top: int = 20) -> Answer:
         self.asked.append(("query_image", image.mode, image.size, top))

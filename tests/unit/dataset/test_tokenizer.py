@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dataset import tokenizer as module
-from dataset.tokenizer import encode, encode_all, load_tokenizer
+from dataset.tokenizer import encode, encode_all, load_tokenizer, unknown_pieces
 from tests.helpers.paths import VECTORS
 from utils.pretrained import packaged_bert
 
@@ -47,6 +47,13 @@ def test_many_texts_like_single_ones(bert, monkeypatch):
     monkeypatch.setattr(module, "CAPTIONS_AT_A_TIME", 2)
     texts = ["a man", "", "black shoes and white socks"]
     assert list(encode_all(bert, texts, 5)) == [encode(bert, text, 5) for text in texts]
+
+
+def test_pieces_that_the_vocabulary_lacks_are_named(bert):
+    text = "a man with 🎒 and a 龘 coat 🎒"
+    assert unknown_pieces(bert, text, encode(bert, text, 90)) == ["🎒", "龘", "🎒"]
+    assert unknown_pieces(bert, text, encode(bert, text, 6)) == ["🎒"]  # what is cut off is not read
+    assert unknown_pieces(bert, "a man", encode(bert, "a man", 90)) == []
 
 
 def test_folder_with_nothing_but_a_vocabulary():

@@ -79,6 +79,17 @@ def test_damaged_exif_says_nothing(exif):
     assert decode(encoded(picture(), "JPEG", exif=exif)).size == (WIDTH, HEIGHT)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_the_first_picture_of_an_animation_counts(kind):
+    data = encoded(picture(), kind, save_all=True, append_images=[Image.new("RGB", (WIDTH, HEIGHT))] * 2)
+    assert difference(decode(data), picture()) <= (0 if kind == "PNG" else 24)
+
+
+def test_what_came_in_the_place_of_a_picture_is_named():
+    with pytest.raises(UnreadablePicture, match=r"no readable picture \(.*\): it is a Git LFS pointer .*git lfs pull"):
+        decode(b"version https://git-lfs.github.com/spec/v1\nsize 7\n")
+
+
 def test_a_smaller_one_is_decoded_where_that_is_enough():
     data = encoded(picture().resize((800, 1600)), "JPEG", orientation=6)
     found = decode(data, longest_px=320)

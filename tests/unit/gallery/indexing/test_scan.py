@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from gallery.indexing.scan import FoundImage, Unreadable, compare, listed, not_looked_at, relative, sha256_of, walk
+from gallery.indexing.scan import (
+    FoundImage,
+    Unreadable,
+    compare,
+    listed,
+    not_looked_at,
+    not_read,
+    relative,
+    sha256_of,
+    walk,
+)
 from gallery.store.manifest import CheckpointStamp, Manifest
 from gallery.store.segments import ImageFile
 from gallery.store.writer import StoreWriter
@@ -27,6 +37,23 @@ def test_pictures_are_found_by_the_ends_of_their_names(folder):
     assert [image.path for image in found.images] == ["a.PNG", "b.jpg", "deep/d.webp", "deep/er/c.JPeG"]
     assert found.images[1] == FoundImage("b.jpg", 5, os.stat(folder / "b.jpg").st_mtime_ns)
     assert found.unreadable == []
+    assert found.other_kinds == {".gif": 1}
+
+
+def test_pictures_of_kinds_that_are_not_read_are_counted(folder):
+    for name in ("1.bmp", "2.BMP", "deep/3.bmp", "4.tiff", "5.avif", "6.mp4", "7.json"):
+        (folder / name).write_text(name)
+    told = "1 .avif, 3 .bmp, 1 .gif, 1 .tiff not read: convert them to jpg, png or webp"
+    assert not_read(walk(folder).other_kinds) == told
+    assert not_read(listed(folder, ["b.jpg"]).other_kinds) == ""
+
+
+def test_links_are_not_followed_in_circles(folder):
+    (folder / "deep" / "up").symlink_to(folder)
+    (folder / "self.jpg").symlink_to("self.jpg")
+    found = walk(folder)
+    assert [image.path for image in found.images] == ["a.PNG", "b.jpg", "deep/d.webp", "deep/er/c.JPeG"]
+    assert [(bad.path, bad.reason) for bad in found.unreadable] == [("self.jpg", "Too many levels of symbolic links")]
 
 
 def test_names_and_links_that_cannot_be_read_are_listed(folder):

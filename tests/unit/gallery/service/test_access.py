@@ -257,3 +257,12 @@ def test_buckets_of_clients_not_seen_for_long_are_dropped(monkeypatch):
     assert [limiter.seconds_to_wait(client) for client in "abac"] == [0, 0, 60, 0]
     assert limiter.seconds_to_wait("a") == 60  # seen after b, which made room
     assert limiter.seconds_to_wait("b") == 0
+
+
+def test_another_origin_gets_no_permission_from_the_service():
+    client = client_for(None, base_url="http://localhost")
+    headers = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+    asked = client.options("/api/search", headers=headers)  # what a browser sends before it sends JSON elsewhere
+    assert (asked.status_code, asked.headers.get("access-control-allow-origin")) == (405, None)
+    answer = client.post("/api/search", json={"query": "man"}, headers={"origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in answer.headers

@@ -90,6 +90,34 @@ def test_a_wrong_search_is_refused_in_one_sentence(client, body, message):
     assert (response.status_code, response.json()) == (422, {"detail": message})
 
 
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{not json", 422),
+        (b"", 422),
+        (b"null", 422),
+        (b"\xff\xfe\x00", 400),
+        (b"[" * 3000, 400),
+        (b'{"a":' * 3000, 400),
+        (b'{"query": "\\ud800"}', 422),
+        (b'{"query": "man", "top": NaN}', 422),
+        (b'{"query": "man", "top": 1e400}', 422),
+    ],
+)
+def test_a_malformed_request_is_refused(client, gallery, body, status):
+    response = client.post("/api/search", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == status
+    assert "\n" not in response.json()["detail"]
+    assert gallery.asked == []
+
+
+def test_word_pieces_that_the_model_does_not_know_are_told(client):
+    answer = client.post("/api/search", json={"query": "a man with 书包 and 鞋"}).json()
+    assert (answer["num_pieces"], answer["unknown_pieces"]) == (6, ["书包", "鞋"])
+    answer = client.post("/api/search", json={"query": "a man"}).json()
+    assert (answer["num_pieces"], answer["unknown_pieces"]) == (2, [])
+
+
 def test_a_fault_of_ours_tells_no_details_and_does_not_stop_the_service(client):
     response = client.post("/api/search", json={"query": "crash"})
     assert (response.status_code, response.json()) == (500, {"detail": "the service failed; its log says why"})

@@ -71,6 +71,15 @@ def test_rows_come_back_after_opening_again(tmp_path):
     assert store.manifest.config == {"a": [1]}
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_vector_that_is_not_finite_is_not_stored(tmp_path, value):
+    with StoreWriter(tmp_path, new_manifest(token_shape=None)) as writer:
+        segment = writer.write_segment(writer.store.manifest.next_serial)
+        with pytest.raises(UserError, match="a vector of an image is not finite"):
+            segment.append([image("a.jpg")], np.full((1, WIDTH), value, np.float32), None)
+        assert segment.close().rows == 0
+
+
 def test_an_image_that_is_added_again_replaces_itself(tmp_path):
     with StoreWriter(tmp_path, new_manifest()) as writer:
         add(writer, "a.jpg", "b.jpg")
