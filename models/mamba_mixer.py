@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.selective_scan.bidirectional import DirectionWeights, bidirectional_mamba
+from models.joined_weights import Join, JoinedModule, join
+from models.selective_scan.bidirectional import MixerWeights, bidirectional_mamba
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the initial step size (Mamba, section 3.6)
 
 
-class BidirectionalMambaMixer(nn.Module):
+class BidirectionalMambaMixer(JoinedModule):
     """Scan a sequence in both directions and add the gated results: (B, L, D) -> (B, L, D).
 
     Parameter names are those of published Vim checkpoints; the backward direction's end in `_b`.
@@ -50,24 +51,35 @@ class BidirectionalMambaMixer(nn.Module):
         for dt_proj in (self.dt_proj, self.dt_proj_b):
             _init_step_size(dt_proj)
 
+    def joins(self) -> dict[str, Join]:
+        assert self.conv1d.bias is not None
+        assert self.conv1d_b.bias is not None
+        return {
+            "in_proj": join(self.in_proj.weight),
+            "conv_weight": join(self.conv1d.weight, self.conv1d_b.weight, stacked=True, is_factor=False),
+            "conv_bias": join(self.conv1d.bias, self.conv1d_b.bias, stacked=True, is_factor=False),
+            "x_proj": join(self.x_proj.weight, self.x_proj_b.weight, stacked=True),
+            "dt_proj": join(self.dt_proj.weight, self.dt_proj_b.weight, stacked=True),
+            "dt_bias": join(self.dt_proj.bias, self.dt_proj_b.bias, stacked=True, is_factor=False),
+            "A_log": join(self.A_log, self.A_b_log, stacked=True, is_factor=False),
+            "D": join(self.D, self.D_b, stacked=True, is_factor=False),
+            "out_proj": join(self.out_proj.weight),
+        }
+
     def forward(self, tokens: Tensor) -> Tensor:
-        # two products instead of one that is split: this saves joining the gradients
-        x, z = (F.linear(tokens, weight) for weight in self.in_proj.weight.chunk(2))  # (B, L, E) each
-        scale = 0.5 if self.divide_out else 1.0
-        return self.out_proj(
-            bidirectional_mamba(x, z, *self.__direction_weights(), scale=scale, backend=self.scan_backend)
+        xz = F.linear(tokens, self.joined("in_proj"))  # (B, L, 2 * E)
+        weights = MixerWeights(
+            conv_weight=self.joined("conv_weight").squeeze(2),
+            conv_bias=self.joined("conv_bias"),
+            x_proj=self.joined("x_proj"),
+            dt_proj=self.joined("dt_proj"),
+            dt_bias=self.joined("dt_bias"),
+            A_log=self.joined("A_log"),
+            D=self.joined("D"),
         )
-
-    def __direction_weights(self) -> tuple[DirectionWeights, DirectionWeights]:
-        """The parameters of the forward and the backward direction."""
-        first = (self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
-        second = (self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
-        return _weights_of(*first), _weights_of(*second)
-
-
-def _weights_of(conv: nn.Conv1d, x_proj: nn.Linear, dt_proj: nn.Linear, a_log: Tensor, d: Tensor) -> DirectionWeights:
-    assert conv.bias is not None
-    return DirectionWeights(conv.weight, conv.bias, x_proj.weight, dt_proj.weight, dt_proj.bias, a_log, d)
+        scale = 0.5 if self.divide_out else 1.0
+        mixed = bidirectional_mamba(xz, weights, scale=scale, backend=self.scan_backend)  # (B, L, E)
+        return F.linear(mixed, self.joined("out_proj"))
 
 
 def _init_step_size(dt_proj: nn.Linear) -> None:

@@ -1,15 +1,13 @@
 """Depthwise convolution and SiLU of both directions of a mixer by the compiled kernel (cpu_conv.h).
 
-Registered as mamba_tbps::conv_silu and mamba_tbps::conv_silu_backward, so torch.compile and torch.export see two opaque
-nodes with gradients. E channels, L sequence, K taps.
+Names and shapes: conv_operator.py.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.selective_scan.compiler import KernelUnavailable, load_kernels
+from models.selective_scan.conv_operator import ConvOperator
 from models.selective_scan.cpu_structs import ConvStruct, run, sequence_view
 
 MAX_TAPS = 8
@@ -32,74 +30,33 @@ def _has_kernel() -> bool:
         return False
 
 
-def conv_silu_cpu(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor) -> tuple[Tensor, Tensor]:
-    """SiLU of a causal depthwise convolution, and of one that looks ahead (weight_b, bias_b).
+class CpuConvPasses:
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        u = x.new_empty((2, *x.shape))
+        for out, conv in zip(u, _describe(x, weight, bias), strict=True):
+            conv.out = sequence_view(out)
+            run(load_kernels()[0].conv_forward, conv)
+        return u
 
-    Args: x (B, L, E), any strides; weights (E, 1, K) and biases (E,) as nn.Conv1d holds them, float32.
-    Returns: (B, L, E) twice, in x's dtype.
-    """
-    return _forward(x, *(each.contiguous() for each in (weight, bias, weight_b, bias_b)))
-
-
-@torch.library.custom_op("mamba_tbps::conv_silu", mutates_args=(), device_types="cpu")
-def _forward(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor) -> tuple[Tensor, Tensor]:
-    outputs = x.new_empty(x.shape), x.new_empty(x.shape)
-    for out, conv in zip(outputs, _describe(x, weight, bias, weight_b, bias_b), strict=True):
-        conv.out = sequence_view(out)
-        run(load_kernels()[0].conv_forward, conv)
-    return outputs
-
-
-@_forward.register_fake
-def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(x.shape)
+    def backward(self, grad_u: Tensor, x: Tensor, weight: Tensor, bias: Tensor, grad_x: Tensor) -> Tensor:
+        # of weight and bias, (2, B, E, K + 1): [:, 0] is the sum over the batch, the rest is working memory
+        grad_parameters = weight.new_empty((2, x.shape[0], weight.shape[1], weight.shape[2] + 1))
+        for d, conv in enumerate(_describe(x, weight, bias)):
+            conv.grad_out, conv.grad_x = sequence_view(grad_u[d]), sequence_view(grad_x)
+            conv.accumulate, conv.grad_parameters = d > 0, grad_parameters[d].data_ptr()
+            run(load_kernels()[0].conv_backward, conv)
+        sums = grad_parameters[:, 0]
+        return torch.cat([sums[..., :-1].flatten(), sums[..., -1].flatten()])
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs)
+conv_silu_cpu = ConvOperator("conv_silu", CpuConvPasses(), device_types="cpu")
 
 
-def _backward(ctx: Any, *grad_out: Tensor) -> tuple[Tensor, ...]:
-    grad_x, grad_parameters = _backward_op(*grad_out, *ctx.saved_tensors)
-    (weight, bias), (weight_b, bias_b) = ((each[:, None, :-1], each[:, -1]) for each in grad_parameters[:, 0])
-    return grad_x, weight, bias, weight_b, bias_b
-
-
-_forward.register_autograd(_backward, setup_context=_setup_context)
-
-
-@torch.library.custom_op("mamba_tbps::conv_silu_backward", mutates_args=(), device_types="cpu")
-def _backward_op(
-    grad_out: Tensor, grad_out_b: Tensor, x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Gradients of x, and of weight and bias (2, B, E, K + 1): in the latter [:, 0] is the sum over the batch and the
-    rest is working memory."""
-    grad_x, grad_parameters = grads = _gradients(x, weight)
-    for d, conv in enumerate(_describe(x, weight, bias, weight_b, bias_b)):
-        own_grad = grad_out if d == 0 else grad_out_b
-        conv.grad_out, conv.grad_x = sequence_view(own_grad), sequence_view(grad_x)
-        conv.accumulate, conv.grad_parameters = d > 0, grad_parameters[d].data_ptr()
-        run(load_kernels()[0].conv_backward, conv)
-    return grads
-
-
-@_backward_op.register_fake
-def _backward_fake(
-    grad_out: Tensor, grad_out_b: Tensor, x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor
-) -> tuple[Tensor, Tensor]:
-    return _gradients(x, weight)
-
-
-def _gradients(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    parameters = (2, x.shape[0], weight.shape[0], weight.shape[-1] + 1)
-    return x.new_empty(x.shape), x.new_empty(parameters, dtype=torch.float32)
-
-
-def _describe(x: Tensor, weight: Tensor, bias: Tensor, weight_b: Tensor, bias_b: Tensor) -> list[ConvStruct]:
+def _describe(x: Tensor, weight: Tensor, bias: Tensor) -> list[ConvStruct]:
     """struct conv of each direction, with the fields that both passes need."""
     (batch, length, dim), convs = x.shape, []
-    for reverse, (own_weight, own_bias) in enumerate(((weight, bias), (weight_b, bias_b))):
-        conv = ConvStruct(batch, dim, length, own_weight.shape[-1], reverse, torch.get_num_threads())
-        conv.x, conv.weight, conv.bias = sequence_view(x), own_weight.data_ptr(), own_bias.data_ptr()
+    for reverse in range(2):
+        conv = ConvStruct(batch, dim, length, weight.shape[2], reverse, torch.get_num_threads())
+        conv.x, conv.weight, conv.bias = sequence_view(x), weight[reverse].data_ptr(), bias[reverse].data_ptr()
         convs.append(conv)
     return convs

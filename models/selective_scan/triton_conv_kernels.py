@@ -1,7 +1,8 @@
 """Triton kernels of the depthwise convolution with SiLU in front of the scan, for both directions at once.
 
-x (batch, length, dim) with channel stride 1; weights (dim, K), one per direction. Direction 0 looks at a position and
-the K - 1 before it, direction 1 at the K - 1 behind it, each with the last weight at the position itself.
+x (batch, length, dim) with channel stride 1; weight (2, dim, K) and bias (2, dim), an entry per direction. Direction 0
+looks at a position and the K - 1 before it, direction 1 at the K - 1 behind it, each with the last weight at the
+position itself.
 """
 
 # mypy: ignore-errors
@@ -25,50 +26,54 @@ def silu_slope(x):
 
 @triton.jit
 def conv_forward_kernel(
-    x, weight, bias, u, length, dim, x_batch, x_time, K: tl.constexpr, TIMES: tl.constexpr, CHANNELS: tl.constexpr
-):
-    """u, a (batch, length, dim) per direction, from TIMES positions and CHANNELS channels of one item per program."""
+    x, weight, bias, u, length, dim, x_batch, x_time,
+    K: tl.constexpr, TIMES: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """u (2, batch, length, dim) from TIMES positions and CHANNELS channels of one item per program."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     t = tl.program_id(1) * TIMES + tl.arange(0, TIMES)[:, None]
     item = tl.program_id(2).to(tl.int64)
     exists = channel < dim
     row = x + item * x_batch + channel
-    before = tl.zeros((TIMES, CHANNELS), tl.float32) + tl.load(bias[0] + channel, mask=exists, other=0.0)
-    behind = tl.zeros((TIMES, CHANNELS), tl.float32) + tl.load(bias[1] + channel, mask=exists, other=0.0)
+    before = tl.zeros((TIMES, CHANNELS), tl.float32) + tl.load(bias + channel, mask=exists, other=0.0)
+    behind = tl.zeros((TIMES, CHANNELS), tl.float32) + tl.load(bias + dim + channel, mask=exists, other=0.0)
     for k in tl.static_range(K):
-        w = tl.load(weight[0] + channel * K + k, mask=exists, other=0.0)
+        w = tl.load(weight + channel * K + k, mask=exists, other=0.0)
         before += w * load_row(row, t - (K - 1 - k), length, x_time, exists)
     for k in tl.static_range(K):
-        w = tl.load(weight[1] + channel * K + k, mask=exists, other=0.0)
+        w = tl.load(weight + (dim + channel) * K + k, mask=exists, other=0.0)
         behind += w * load_row(row, t + (K - 1 - k), length, x_time, exists)
     here = exists & (t < length)
-    out = item * length * dim + t * dim + channel
-    tl.store(u[0] + out, before * tl.sigmoid(before), mask=here)
-    tl.store(u[1] + out, behind * tl.sigmoid(behind), mask=here)
+    out = (item * length + t) * dim + channel
+    other = tl.num_programs(2).to(tl.int64) * length * dim  # from one direction to the other
+    tl.store(u + out, before * tl.sigmoid(before), mask=here)
+    tl.store(u + other + out, behind * tl.sigmoid(behind), mask=here)
 
 
 @triton.jit
 def conv_backward_kernel(
-    grad_u, x, weight, bias, grad_x, grad_weight, grad_bias,
-    length, dim, x_batch, x_time, grad_batch, grad_time,
+    grad_u, x, weight, bias, grad_x, parts,
+    length, dim, x_batch, x_time, grad_x_batch, grad_x_time,
     K: tl.constexpr, TIMES: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of TIMES positions per program, walking through them with the last K values in registers.
 
-    Those of weight (2, batch, segments, K, dim) and bias (2, batch, segments, dim) are each program's own part.
+    grad_u is (2, batch, length, dim). A row of parts is a program's own share: of weight (2, dim, K), then of bias
+    (2, dim).
     """
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     first = tl.program_id(1) * TIMES
     item = tl.program_id(2).to(tl.int64)
     exists = channel < dim
-    x_row, in_grad = x + item * x_batch + channel, item * grad_batch + channel
+    x_row, grad_row = x + item * x_batch + channel, grad_u + item * length * dim + channel
+    other = tl.num_programs(2).to(tl.int64) * length * dim  # from one direction to the other
     zero = tl.zeros((CHANNELS,), tl.float32)
-    shift_0 = tl.load(bias[0] + channel, mask=exists, other=0.0)
-    shift_1 = tl.load(bias[1] + channel, mask=exists, other=0.0)
+    shift_0 = tl.load(bias + channel, mask=exists, other=0.0)
+    shift_1 = tl.load(bias + dim + channel, mask=exists, other=0.0)
     w_0, w_1, sums_0, sums_1, xs, before, behind = (), (), (), (), (), (), ()
     for k in tl.static_range(K):
-        w_0 += (tl.load(weight[0] + channel * K + k, mask=exists, other=0.0),)
-        w_1 += (tl.load(weight[1] + channel * K + k, mask=exists, other=0.0),)
+        w_0 += (tl.load(weight + channel * K + k, mask=exists, other=0.0),)
+        w_1 += (tl.load(weight + (dim + channel) * K + k, mask=exists, other=0.0),)
         sums_0 += (zero,)
         sums_1 += (zero,)
         before += (zero,)
@@ -89,8 +94,8 @@ def conv_backward_kernel(
         for k in tl.static_range(K):
             sum_0 += w_0[k] * xs[k]
             sum_1 += w_1[k] * xs[K - 1 - k]
-        grad_0 = load_row(grad_u[0] + in_grad, t + K - 1, length, grad_time, exists) * silu_slope(sum_0)
-        grad_1 = load_row(grad_u[1] + in_grad, t, length, grad_time, exists) * silu_slope(sum_1)
+        grad_0 = load_row(grad_row, t + K - 1, length, dim, exists) * silu_slope(sum_0)
+        grad_1 = load_row(grad_row + other, t, length, dim, exists) * silu_slope(sum_1)
         before += (grad_0,)
         behind += (grad_1,)
         own_0 = tl.where(step < TIMES, grad_0, 0.0)  # each position counts in the sums of one program alone
@@ -104,13 +109,12 @@ def conv_backward_kernel(
         sums_0, sums_1 = added_0, added_1
         sum_bias_0 += own_0
         sum_bias_1 += own_1
-        tl.store(grad_x + item * length * dim + t * dim + channel, grad_t, mask=exists & (step >= K - 1) & (t < length))
+        here = exists & (step >= K - 1) & (t < length)
+        tl.store(grad_x + item * grad_x_batch + t * grad_x_time + channel, grad_t, mask=here)
 
-    part = (item * tl.num_programs(1) + tl.program_id(1)) * dim + channel
-    other = tl.num_programs(2).to(tl.int64) * tl.num_programs(1) * dim  # from one direction to the other
-    tl.store(grad_bias + part, sum_bias_0, mask=exists)
-    tl.store(grad_bias + other + part, sum_bias_1, mask=exists)
+    part = parts + (item * tl.num_programs(1) + tl.program_id(1)) * (2 * dim * (K + 1))
     for k in tl.static_range(K):
-        of_weight = (item * tl.num_programs(1) + tl.program_id(1)) * K * dim + k * dim + channel
-        tl.store(grad_weight + of_weight, sums_0[k], mask=exists)
-        tl.store(grad_weight + other * K + of_weight, sums_1[k], mask=exists)
+        tl.store(part + channel * K + k, sums_0[k], mask=exists)
+        tl.store(part + (dim + channel) * K + k, sums_1[k], mask=exists)
+    tl.store(part + 2 * dim * K + channel, sum_bias_0, mask=exists)
+    tl.store(part + 2 * dim * K + dim + channel, sum_bias_1, mask=exists)
