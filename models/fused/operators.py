@@ -94,17 +94,18 @@ def _deviation(operator: Fused, args: tuple[Any, ...]) -> float:
     return max(((x - y).abs().max() / y.abs().max()).item() for x, y in pairs if y.numel() > 0)
 
 
-def out_dtype_of(dtype: torch.dtype | None, x: Tensor) -> torch.dtype:
-    """The dtype asked for; without one, that of autocast on x's device if it is on, else x's own."""
+def out_dtype_of(dtype: torch.dtype | None, x: Tensor, *others: Tensor) -> torch.dtype:
+    """The dtype asked for; else autocast's if it is on for the device of x; else that of all tensors together."""
     if dtype is not None:
         return dtype
-    device_type = x.device.type
-    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x.dtype
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return functools.reduce(torch.promote_types, (each.dtype for each in others), x.dtype)
 
 
 def block_of(dim: int) -> int:
-    """Elements of a row that a program holds: the power of two that is not below dim."""
-    return 1 << (dim - 1).bit_length()
+    """Elements of a row that a program holds: a power of two, not below dim; four are drawn at a time in a dropout."""
+    return max(1 << (dim - 1).bit_length(), 4)
 
 
 def warps_of(block: int, elements: int) -> int:

@@ -6,7 +6,7 @@
 import pytest
 import torch
 
-from models.fused import add_rms_norm, gather_rows
+from models.fused import Dropout, add_rms_norm, dropout_add_layer_norm, gather_rows
 from tests.helpers.interpreted_kernels import INTERPRETED
 
 pytest.importorskip("triton")
@@ -61,3 +61,17 @@ def test_gather_rows(monkeypatch, tmp_path, arch, width, dtype):
     out = gather_rows(x, torch.zeros(80, dtype=torch.int64), torch.zeros(48, dtype=torch.int64))
     torch.autograd.grad(out, x, torch.zeros_like(out))
     check(kernels, ["gather_rows", "gather_rows"], tmp_path)
+
+
+@ARCHITECTURES
+@MODEL_WIDTHS
+@NARROW
+@pytest.mark.parametrize("prob", [0.0, 0.1])
+def test_dropout_add_layer_norm(monkeypatch, tmp_path, arch, dim, dtype, prob):
+    kernels = compiled_kernels.compile_only(monkeypatch, arch)
+    inputs = [zeros(80, dim, dtype=dtype), zeros(80, dim), zeros(dim), zeros(dim)]
+    dropout = Dropout(prob, torch.tensor([1]), 1)
+    out = dropout_add_layer_norm(*inputs, dropout=dropout, out_dtype=dtype, stream_dtype=torch.float32)
+    outputs = set(out)
+    torch.autograd.grad(list(outputs), inputs, [torch.zeros_like(x) for x in outputs])
+    check(kernels, ["dropout_add_layer_norm_forward", "dropout_add_layer_norm_backward"], tmp_path)

@@ -6,7 +6,8 @@ float32: 1e-5, relative to the element and to the largest. bfloat16: what is sto
 import pytest
 import torch
 
-from models.fused import add_rms_norm, gather_rows, operators
+from models.fused import Dropout, add_rms_norm, dropout_add_layer_norm, gather_rows, operators
+from models.fused.philox import uniform
 from tests.helpers.interpreted_kernels import DEVICE, on_kernels, run_interpreted, starts_the_interpreter
 from tests.unit.models.fused.checks import assert_near, gradients
 
@@ -92,3 +93,48 @@ def test_gather_rows_of_integers(monkeypatch):
     monkeypatch.setattr(operators, "use_kernels", lambda *_: True)
     got = gather_rows(torch.arange(1, 4, device=DEVICE), index, torch.tensor([2, -1, 0], device=DEVICE))
     assert got.tolist() == [3, 0, 1, 0]
+
+
+@on_kernels
+@pytest.mark.parametrize("shape", [(3, 8), (1, 21), (4, 70), (2, 1030)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, FLOAT32), (torch.bfloat16, BFLOAT16)])
+@pytest.mark.parametrize(("prob", "call"), [(0.0, 0), (0.4, 0), (0.4, 1), (0.4, 2**31 - 1)])
+def test_dropout_add_layer_norm(monkeypatch, shape, dtype, tolerance, prob, call):
+    dim = shape[1]
+    inputs = [normal(*shape, dtype=dtype), normal(*shape, seed=1), normal(dim, seed=2), normal(dim, seed=3)]
+    dropout = Dropout(prob, torch.tensor([2**40 + 5], device=DEVICE), call)
+    got, want = by_both(
+        monkeypatch,
+        lambda: dropout_add_layer_norm(*inputs, eps=1e-5, dropout=dropout, out_dtype=dtype, stream_dtype=torch.float32),
+        inputs,
+    )
+    assert [x.dtype for x in got] == [x.dtype for x in want]
+    assert_near(got, want, tolerance)
+
+
+@on_kernels
+def test_dropout_add_layer_norm_with_several_rows_per_program(monkeypatch):
+    monkeypatch.setattr("models.fused.layer_norm.MOST_PROGRAMS", 2)
+    inputs = [normal(7, 8), normal(7, 8, seed=1), normal(8, seed=2), normal(8, seed=3)]
+    dropout = Dropout(0.4, torch.tensor([5], device=DEVICE), 1)
+    got, want = by_both(monkeypatch, lambda: [dropout_add_layer_norm(*inputs, dropout=dropout).out], inputs)
+    assert_near(got, want, FLOAT32)
+
+
+@on_kernels
+@pytest.mark.parametrize(("seed", "call"), [(0, 0), (1, 1), (-7, 5), (2**62 + 3, 2**31 - 1)])
+def test_numbers_are_tritons(seed, call):
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def draw(seed, counter, out, BLOCK: tl.constexpr):
+        counter = tl.load(counter + tl.arange(0, BLOCK))
+        for_each = tl.rand4x(tl.load(seed), counter)
+        for number in tl.static_range(4):
+            tl.store(out + 4 * tl.arange(0, BLOCK) + number, for_each[number])
+
+    rows, dim = 4, 16
+    counter, out = torch.arange(rows * dim // 4, device=DEVICE) + (call << 32), torch.empty(rows, dim, device=DEVICE)
+    draw[(1,)](torch.tensor([seed], device=DEVICE), counter, out, BLOCK=rows * dim // 4)
+    assert torch.equal(out, uniform(Dropout(0.5, torch.tensor([seed], device=DEVICE), call), rows, dim))

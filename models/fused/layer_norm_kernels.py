@@ -1,0 +1,88 @@
+"""Triton kernels of dropout, addition and LayerNorm. A program holds whole rows of dim <= BLOCK elements in float32."""
+
+# mypy: ignore-errors
+# (in a kernel names are Triton values)
+
+import triton
+import triton.language as tl
+
+from models.fused.rms_norm_kernels import load_row
+
+
+@triton.jit
+def dropout_factor(seed, call, row, dim, prob, scale, BLOCK: tl.constexpr):
+    """Of each element of a row: 0 = dropped, scale = kept. Same numbers as `philox.uniform`."""
+    per_row = tl.cdiv(dim, 4)
+    counter = (call.to(tl.int64) << 32) + row * per_row + tl.arange(0, BLOCK // 4)
+    first, second, third, fourth = tl.rand4x(tl.load(seed), counter)
+    numbers = tl.join(tl.join(first, third), tl.join(second, fourth)).reshape((BLOCK,))
+    return tl.where(numbers >= prob, scale, 0.0)
+
+
+@triton.jit
+def standardised(x, column, dim, eps):
+    """(x with mean 0 and variance 1, what it was multiplied by)."""
+    centered = tl.where(column < dim, x - tl.sum(x, 0) / dim, 0.0)
+    inverse_deviation = tl.rsqrt(tl.sum(centered * centered, 0) / dim + eps)
+    return centered * inverse_deviation, inverse_deviation
+
+
+@triton.jit(do_not_specialize=["call"])
+def dropout_add_layer_norm_forward_kernel(
+    x, residual, weight, bias, out, stream, dim, seed, call, eps, prob, scale,
+    HAS_DROPOUT: tl.constexpr, HAS_STREAM: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One row."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    exists = column < dim
+    value = load_row(x, row, column, dim)
+    if HAS_DROPOUT:
+        value *= dropout_factor(seed, call, row, dim, prob, scale, BLOCK)
+    value += load_row(residual, row, column, dim)
+    normed, _ = standardised(value, column, dim, eps)
+    w = tl.load(weight + column, mask=exists, other=0.0).to(tl.float32)
+    normed = normed * w + tl.load(bias + column, mask=exists, other=0.0).to(tl.float32)
+    tl.store(out + row * dim + column, normed, mask=exists)
+    if HAS_STREAM:
+        tl.store(stream + row * dim + column, normed, mask=exists)
+
+
+@triton.jit(do_not_specialize=["call"])
+def dropout_add_layer_norm_backward_kernel(
+    grad_out, grad_stream, x, residual, weight, grad_x, grad_residual, parts, rows, rows_per_program, dim,
+    seed, call, eps, prob, scale,
+    HAS_DROPOUT: tl.constexpr, HAS_STREAM: tl.constexpr, HAS_GRAD_X: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """rows_per_program rows, one after the other.
+
+    parts (programs, 2, dim) is each program's own part of the gradients of weight and bias.
+    """
+    first = tl.program_id(0).to(tl.int64) * rows_per_program
+    column = tl.arange(0, BLOCK)
+    exists = column < dim
+    w = tl.load(weight + column, mask=exists, other=0.0).to(tl.float32)
+    weight_sum = tl.zeros((BLOCK,), tl.float32)
+    bias_sum = tl.zeros((BLOCK,), tl.float32)
+    for row in range(first, tl.minimum(first + rows_per_program, rows)):
+        value = load_row(x, row, column, dim)
+        if HAS_DROPOUT:
+            factor = dropout_factor(seed, call, row, dim, prob, scale, BLOCK)
+            value *= factor
+        value += load_row(residual, row, column, dim)
+        normed, inverse_deviation = standardised(value, column, dim, eps)
+        grad = load_row(grad_out, row, column, dim)
+        if HAS_STREAM:
+            grad += load_row(grad_stream, row, column, dim)
+        weight_sum += grad * normed
+        bias_sum += grad
+        grad *= w
+        total = inverse_deviation * (grad - tl.sum(grad, 0) / dim - normed * (tl.sum(grad * normed, 0) / dim))
+        tl.store(grad_residual + row * dim + column, total, mask=exists)
+        if HAS_GRAD_X:
+            if HAS_DROPOUT:
+                total *= factor
+            tl.store(grad_x + row * dim + column, total, mask=exists)
+    of_program = parts + tl.program_id(0) * 2 * dim + column
+    tl.store(of_program, weight_sum, mask=exists)
+    tl.store(of_program + dim, bias_sum, mask=exists)

@@ -1,0 +1,136 @@
+"""Dropout, addition and LayerNorm: the operator against nn.LayerNorm and autograd, on any device and dtype."""
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+
+from models.fused import Dropout, dropout_add_layer_norm
+from models.fused.philox import kept
+from tests.unit.models.fused.checks import assert_near, gradients, operators_of
+
+TESTS_OF_OPERATORS = ("test_schema", "test_autograd_registration", "test_faketensor")
+
+
+def make(rows=5, dim=8, dtype=torch.float32, residual_dtype=None):
+    generator = torch.Generator().manual_seed(0)
+    x, residual = torch.randn(2, rows, dim, generator=generator, dtype=torch.float64)
+    weight, bias = torch.randn(2, dim, generator=generator, dtype=torch.float64).to(
+        dtype if dtype == torch.float64 else torch.float32
+    )
+    tensors = x.to(dtype), residual.to(residual_dtype or dtype), weight, bias
+    return [each.requires_grad_() for each in tensors]
+
+
+def draws(prob=0.4):
+    return Dropout(prob, torch.tensor([11]), 2)
+
+
+def composed(x, residual, weight, bias, dropout=None, eps=1e-12):
+    """The same by PyTorch's own operators, differentiated by autograd."""
+    if dropout is not None:
+        x = x * kept(dropout, *x.shape) / (1 - dropout.prob)
+    return F.layer_norm(x + residual, weight.shape, weight, bias, eps)
+
+
+def test_without_dropout_equals_the_layer():
+    args = make()
+    norm = nn.LayerNorm(8, eps=1e-12)
+    want = torch.func.functional_call(norm, {"weight": args[2], "bias": args[3]}, args[0] + args[1])
+    got = dropout_add_layer_norm(*args)
+    assert got.stream is got.out
+    assert torch.equal(got.out, want)
+    assert_near(gradients([got.out], args), gradients([want], args), 1e-6)
+
+
+def test_with_dropout_equals_the_composition():
+    args = make()
+    got, want = dropout_add_layer_norm(*args, dropout=draws()).out, composed(*args, dropout=draws())
+    assert_near([got, *gradients([got], args)], [want, *gradients([want], args)], 1e-5)
+
+
+@pytest.mark.parametrize("dropout", [None, draws()])
+def test_gradients_by_differences(dropout):
+    args = make(rows=2, dim=5, dtype=torch.float64)
+    torch.autograd.gradcheck(lambda *args: dropout_add_layer_norm(*args, eps=1e-3, dropout=dropout).out, args)
+
+
+def test_a_probability_of_zero_drops_nothing():
+    args = make()
+    assert torch.equal(dropout_add_layer_norm(*args, dropout=draws(0.0)).out, dropout_add_layer_norm(*args).out)
+
+
+def test_dtypes_under_autocast():
+    args = make(dtype=torch.bfloat16, residual_dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = dropout_add_layer_norm(*args, stream_dtype=torch.float32)
+    assert (got.out.dtype, got.stream.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(got.stream.bfloat16(), got.out)
+    grads = gradients(got, args)
+    assert [each.dtype for each in grads] == [torch.bfloat16, *[torch.float32] * 3]
+    assert torch.equal(grads[0], grads[1].bfloat16())
+
+
+@pytest.mark.parametrize("dropout", [None, draws()])
+def test_gradients_of_both_copies_are_added(dropout):
+    args = make()
+
+    def both():
+        return dropout_add_layer_norm(*args, dropout=dropout, out_dtype=torch.bfloat16, stream_dtype=torch.float32)
+
+    def one():
+        return dropout_add_layer_norm(*args, dropout=dropout).out
+
+    same = one()
+    assert_near(gradients(both(), args), gradients([same, same], args), 2**-7)
+    assert_near(gradients([both().stream], args), gradients([one()], args), 1e-6)
+
+
+@pytest.mark.parametrize("dropout", [None, draws()])
+def test_one_operator_forward_and_one_backward(dropout):
+    args = make(dtype=torch.bfloat16, residual_dtype=torch.float32)
+    forward, backward = operators_of(
+        lambda: dropout_add_layer_norm(*args, dropout=dropout, out_dtype=torch.bfloat16, stream_dtype=torch.float32),
+        args,
+    )
+    assert (forward, backward) == (["dropout_add_layer_norm"], ["dropout_add_layer_norm_backward"])
+
+
+def test_no_rows_and_strides():
+    args = make(rows=0)
+    got = dropout_add_layer_norm(*args, dropout=draws())
+    assert got.out.shape == (0, 8)
+    assert not any(each.any() for each in gradients([got.out], args))
+
+    args = make()
+    moved = [x.detach().t().contiguous().t().requires_grad_() for x in args[:2]]
+    got, want = (dropout_add_layer_norm(*each, *args[2:]).out for each in (moved, args[:2]))
+    assert got.is_contiguous()
+    assert_near([got, *gradients([got], moved)], [want, *gradients([want], args[:2])], 0)
+
+
+def test_any_number_of_axes():
+    args = make(rows=6)
+    want = dropout_add_layer_norm(*args, dropout=draws()).out
+    got = dropout_add_layer_norm(*(x.view(2, 3, 8) for x in args[:2]), *args[2:], dropout=draws()).out
+    assert torch.equal(got.flatten(0, 1), want)
+
+
+@pytest.mark.parametrize("stream_dtype", [None, torch.bfloat16])
+def test_fake_tensors(stream_dtype):
+    with FakeTensorMode() as mode:
+        args = [mode.from_tensor(x) for x in make()]
+        fake = dropout_add_layer_norm(*args, stream_dtype=stream_dtype)
+        assert [(x.shape, x.dtype) for x in fake] == [((5, 8), torch.float32), ((5, 8), stream_dtype or torch.float32)]
+    operator = torch.ops.mamba_tbps.dropout_add_layer_norm.default
+    options = torch.float32, stream_dtype, 1e-12, *draws()
+    torch.library.opcheck(operator, (*make(), *options), test_utils=TESTS_OF_OPERATORS)
+
+
+def test_bad_arguments():
+    x, residual, weight, bias = make()
+    with pytest.raises(ValueError, match="differ"):
+        dropout_add_layer_norm(x, residual[:2], weight, bias)
+    with pytest.raises(ValueError, match=r"dropout\.prob"):
+        dropout_add_layer_norm(x, residual, weight, bias, dropout=draws(1.0))
