@@ -15,10 +15,12 @@ from dataset.texts import Texts
 from dataset.tokenizer import load_tokenizer
 from losses.objective import ObjectiveSettings
 from models.build import build_momentum_encoder, build_queue
+from training.graphs import device_step_of
 from training.objectives import Objectives, build_objectives, build_trained_model
 from training.state import TrainState, build_state
-from training.step import train_step
+from training.step import DeviceStep, train_step
 from utils.config import Config, load_config
+from utils.distributed import Process
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 WITHOUT_DROPOUT = [
@@ -54,15 +56,17 @@ class Case(NamedTuple):
     state: TrainState
     objectives: Objectives
     batch: TrainBatch
+    run: DeviceStep
 
 
 class Variant(NamedTuple):
     plain: bool
     precision: str
+    graph: bool = False
 
     @property
     def name(self) -> str:
-        return f"{'plain' if self.plain else 'ours'}, {self.precision}"
+        return f"{'plain' if self.plain else 'ours'}, {self.precision}{', graph' if self.graph else ''}"
 
 
 PLAIN = Variant(True, "fp32")
@@ -73,8 +77,9 @@ def config_of(name: str, batch_size: int, overrides: Sequence[str]) -> Config:
     return load_config(CONFIGS / file, [*WITHOUT_DROPOUT, *changes, f"train.batch_size={batch_size}", *overrides])
 
 
-def build(config: Config, precision: str, device: torch.device) -> Case:
-    config = with_precision(config, precision)
+def build(config: Config, variant: Variant, device: torch.device) -> Case:
+    changed: dict[str, Any] = {"precision": variant.precision, "cuda_graph": variant.graph}
+    config = replace(config, train=replace(config.train, **changed))
     tokenizer = load_tokenizer(config.model.text_encoder.name)
     torch.manual_seed(0)
     objectives = build_objectives(config, tokenizer)
@@ -89,12 +94,8 @@ def build(config: Config, precision: str, device: torch.device) -> Case:
     if device.type == "cuda":
         batch = collate_for_gpu(batch, parts=config.train.accumulate, share=config.losses.cross_modal_share)
     task = Objectives(model, objectives, share=config.losses.cross_modal_share)
-    return Case(config, state, task, to_device(batch, device))
-
-
-def with_precision(config: Config, precision: str) -> Config:
-    changed: dict[str, Any] = {"precision": precision}
-    return replace(config, train=replace(config.train, **changed))
+    run = device_step_of(config, Process(0, 1, 0, device), state.optimizer)
+    return Case(config, state, task, to_device(batch, device), run)
 
 
 def made_up_batch(size: int, image_size: tuple[int, int], max_words: int, settings: ObjectiveSettings) -> TrainBatch:
@@ -120,7 +121,7 @@ def step(case: Case, variant: Variant) -> dict[str, Tensor]:
     torch.manual_seed(1)
     if variant.plain:
         return plain_step(case.state, case.objectives, case.batch, ALPHA, case.config)
-    return train_step(case.state, case.objectives, case.batch, ALPHA, case.config)
+    return train_step(case.state, case.objectives, case.batch, ALPHA, case.config, case.run)
 
 
 def gradients(case: Case) -> list[Tensor]:

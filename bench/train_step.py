@@ -6,14 +6,20 @@
 
 Pictures are noise, captions as long as those of CUHK-PEDES with two chunks each, no dropout, weights random; the scan
 is by the same backend. Both steps draw the same negatives, masks and words, so their losses and gradients are compared
-(fp32; in bf16 some of the words drawn differ). Times: the best of some steps, which take turns with the plain step.
-Memory: the peak of two steps above the built model, so with gradients and optimiser (on a CPU in a process of its own).
-Operations: of matrix products, convolutions and attention, a multiply-add counting two. Operators: those that a step
-dispatches, views left out. Parts: shares of the time, with their backward passes; the rest is the optimiser, the
-momentum copies, the queue, copies. Each row is printed once it is measured.
+(fp32; in bf16 some of the words drawn differ). On a GPU ours is also measured as a CUDA graph (train.cuda_graph); all
+others run eagerly. Each row is printed once it is measured.
+
+- Times: the best of some steps, which take turns with the plain step.
+- Memory: the peak of the first steps above the built model, so with gradients and optimiser. On a CPU a process of its
+  own does them.
+- Operations: of matrix products, convolutions and attention, a multiply-add counting two.
+- Operators: those that a step dispatches, views left out. Of a graph, those around its one launch.
+- Parts: shares of the time, with their backward passes. The rest is the optimiser, the momentum copies, the queue, and
+  copies.
 """
 
 import argparse
+import gc
 import multiprocessing
 from collections.abc import Sequence
 from functools import partial
@@ -31,7 +37,9 @@ from bench.step_cases import CASES, PLAIN, Case, Variant, build, config_of, grad
 from bench.step_parts import PARTS
 from bench.timing import matmul_rate, take_turns
 from training.allocator import keep_freed_memory
+from training.graphs import WARM_UP_STEPS
 from utils.config import Config
+from utils.log import set_up_logging
 from utils.precision import best_precision
 
 VALUES = ("images/s", "times plain", "peak GiB", "GFLOP/image", "of matmul", "operators")
@@ -52,6 +60,7 @@ class Started(NamedTuple):
 def main() -> None:
     args = parse_arguments()
     device = torch.device(args.device)
+    set_up_logging()  # a graph that cannot be captured says so
     keep_freed_memory()
     rates = {name: matmul_rate(device.type, name) for name in dict.fromkeys([best_precision(device.type), "fp32"])}
     where = f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else torch.cuda.get_device_name()
@@ -60,6 +69,8 @@ def main() -> None:
     for name in args.cases:
         for batch_size in args.batches or [CASES[name][2]]:
             variants = [Variant(False, precision) for precision in rates]
+            if device.type == "cuda":
+                variants = [Variant(False, best_precision("cuda"), graph=True), *variants]
             if args.plain is None or batch_size in args.plain:
                 variants = [PLAIN, *variants]
             config = config_of(name, batch_size, args.set)
@@ -94,9 +105,10 @@ def compare(
 
     The plain step comes first if it is among the variants, and then takes turns with each of the others.
     """
-    rows = Rows({"step": 14}, VALUES, title=title)
+    rows = Rows({"step": 17}, VALUES, title=title)
     plain: Started | None = None
     for variant in variants:
+        gc.collect()  # before the next one needs memory
         try:
             started = start(config, variant, device)
             rows.add(variant.name, *measure(started, plain, rates[variant.precision], repeats))
@@ -111,20 +123,23 @@ def compare(
         print("  " + ", ".join(f"{part} {share:.1%}" for part, share in shares.items()), flush=True)
         if variant == PLAIN:
             plain = started
-        del started  # before the next one needs memory
+        del started
 
 
 def start(config: Config, variant: Variant, device: torch.device) -> Started:
-    """Build a case and do two steps; what is counted and compared is of the first one."""
+    """Build a case and do its first steps: one that is compared, those after which a graph is captured, one more."""
     peak = peak_memory_of_process(config, variant) if device.type == "cpu" else 0.0
-    case = build(config, variant.precision, device)
+    case = build(config, variant, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-    with FlopCounterMode(display=False) as operations, OperatorCounter() as operators:
-        losses = step(case, variant)
+    with FlopCounterMode(display=False) as operations:
+        losses = {key: loss.clone() for key, loss in step(case, variant).items()}
     first = gradients(case)
-    step(case, variant)
+    for _ in range(WARM_UP_STEPS if variant.graph else 0):
+        step(case, variant)
+    with OperatorCounter() as operators:
+        step(case, variant)
     if device.type == "cuda":
         peak = (torch.cuda.max_memory_allocated() - before) / 2**30
     return Started(variant, case, losses, first, operations.get_total_flops(), operators.counts.total(), peak)
@@ -159,7 +174,7 @@ def peak_memory_of_process(config: Config, variant: Variant) -> float:
 
 
 def _peak_memory(config: Config, variant: Variant) -> float:
-    case = build(config, variant.precision, torch.device("cpu"))
+    case = build(config, variant, torch.device("cpu"))
     before = resident("VmRSS")
     for _ in range(2):
         step(case, variant)

@@ -26,7 +26,7 @@ def no_chunks(batch):
 @pytest.mark.parametrize("change", [lambda batch: batch, one_person, no_chunks])
 def test_losses_and_gradients_are_those_of_the_plain_step(debug_config, share, change):
     config = debug_config(*WITHOUT_DROPOUT, f"losses.cross_modal_share={share}", "optimizer.clip_norm=null")
-    cases = {variant: build(config, "fp32", torch.device("cpu")) for variant in (PLAIN, OURS)}
+    cases = {variant: build(config, variant, torch.device("cpu")) for variant in (PLAIN, OURS)}
     cases = {variant: case._replace(batch=change(case.batch)) for variant, case in cases.items()}
     for number in range(2):  # the second with moved momentum encoders and a queue that is not empty
         plain, ours = (step(case, variant) for variant, case in cases.items())
@@ -42,7 +42,7 @@ def test_losses_and_gradients_are_those_of_the_plain_step(debug_config, share, c
 
 @pytest.mark.parametrize("variant", [PLAIN, OURS])
 def test_shares_of_parts_add_up(debug_config, variant):
-    case = build(debug_config(*WITHOUT_DROPOUT), "fp32", torch.device("cpu"))
+    case = build(debug_config(*WITHOUT_DROPOUT), variant, torch.device("cpu"))
     found = parts.shares(partial(step, case, variant), (plain_parts if variant.plain else own_parts)(case.state), "cpu")
     assert sum(found.values()) == pytest.approx(1)
     assert min(found.values()) > 0
