@@ -55,5 +55,5 @@ def test_the_next_step_may_write_its_losses_over_them(waited_for):
 def test_a_late_loss_that_is_not_finite_names_its_own_step(waited_for):
     reader = LossReader({})
     reader.read(1, {"itc": torch.tensor(float("nan"))})
-    with pytest.raises(FloatingPointError, match="^step 1: itc nan"):
+    with pytest.raises(FloatingPointError, match=r"^step 1: itc nan"):
         reader.read(2, {"itc": torch.tensor(1.0)})
