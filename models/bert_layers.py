@@ -7,13 +7,14 @@ of Hugging Face's BERT, with `crossattention` beside `attention` as in the publi
 """
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.attention import attend
+from models.fused import Dropout, dropout_add_layer_norm
 from models.joined_weights import Join, JoinedModule, join
 from models.packing import Packing
 from utils.errors import UserError
@@ -33,6 +34,13 @@ class BertSizes:
     layer_norm_eps: float = 1e-12
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
+
+
+class Hidden(NamedTuple):
+    """Hidden states, twice: under autocast the products read half precision, and residual connections add float32."""
+
+    factor: Tensor  # (T, D)
+    stream: Tensor  # (T, D)
 
 
 class Embeddings(nn.Module):
@@ -139,6 +147,8 @@ class ImageAttention(SelfAttention):
 class ResidualOutput(JoinedModule):
     """Projection, dropout, residual, post-LayerNorm."""
 
+    call = 0  # the number of this dropout among those of an encoder, which sets it
+
     def __init__(self, sizes: BertSizes, input_size: int) -> None:
         super().__init__()
         self.dense = nn.Linear(input_size, sizes.hidden_size)
@@ -153,11 +163,22 @@ class ResidualOutput(JoinedModule):
             "norm_bias": join(self.LayerNorm.bias, is_factor=False),
         }
 
-    def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
-        norm = self.LayerNorm
-        branch = self.dropout(F.linear(hidden, self.joined("weight"), self.joined("bias")))
-        norm_weight, norm_bias = self.joined("norm_weight"), self.joined("norm_bias")
-        return F.layer_norm(branch + residual, norm.normalized_shape, norm_weight, norm_bias, norm.eps)
+    def forward(self, hidden: Tensor, residual: Tensor, seed: Tensor | None = None) -> Hidden:
+        """hidden (T, width of its input), residual (T, D).
+
+        seed: of the dropout, on a GPU, where it is drawn inside the fused operator; None = it is drawn here.
+        """
+        branch = F.linear(hidden, self.joined("weight"), self.joined("bias"))
+        norm, weight, bias = self.LayerNorm, self.joined("norm_weight"), self.joined("norm_bias")
+        if seed is None:
+            branch = self.dropout(branch)
+        if not self.has_copies:
+            out = F.layer_norm(branch + residual, norm.normalized_shape, weight, bias, norm.eps)
+            return Hidden(out, out)
+        dropout = None if seed is None else Dropout(self.dropout.p, seed, self.call)
+        return Hidden(
+            *dropout_add_layer_norm(branch, residual, weight, bias, norm.eps, dropout, stream_dtype=residual.dtype)
+        )
 
 
 Kind = TypeVar("Kind", bound=SelfAttention)
@@ -200,22 +221,25 @@ class Layer(nn.Module):
 
     def forward(
         self,
-        hidden: Tensor,
+        hidden: Hidden,
         packing: Packing,
         image_tokens: Tensor | None = None,
         image_index: Tensor | None = None,
         own_images: int | None = None,
         wanted: Packing | None = None,
-    ) -> Tensor:
+    ) -> Hidden:
         """hidden (T, D) -> (T, D), or the wanted tokens alone. Other arguments as of `TextEncoder.cross_modal`."""
-        attended = self.attention.self.over_text(hidden, packing, wanted)
+        seed = packing.dropout_seed
+        attended = self.attention.self.over_text(hidden.factor, packing, wanted)
+        residual = hidden.stream
         if wanted is not None:
-            hidden, packing = packing.select(hidden, wanted), wanted
-        hidden = self.attention.output(attended, hidden)
+            residual, packing = packing.select(residual, wanted), wanted
+        hidden = self.attention.output(attended, residual, seed=seed)
         if image_tokens is not None and hasattr(self, "crossattention"):
-            attended = self.crossattention.self.over_images(hidden, image_tokens, packing, image_index, own_images)
-            hidden = self.crossattention.output(attended, hidden)
-        return self.output(self.intermediate(hidden), hidden)
+            factor = hidden.factor
+            attended = self.crossattention.self.over_images(factor, image_tokens, packing, image_index, own_images)
+            hidden = self.crossattention.output(attended, hidden.stream, seed=seed)
+        return self.output(self.intermediate(hidden.factor), hidden.stream, seed=seed)
 
 
 class HeadTransform(nn.Module):

@@ -50,6 +50,11 @@ class JoinedModule(nn.Module):
     def joins(self) -> dict[str, Join]:
         raise NotImplementedError
 
+    @property
+    def has_copies(self) -> bool:
+        """Whether it runs inside `joined_once`, in a step where launches count."""
+        return self._copies is not None
+
     def joined(self, name: str) -> Tensor:
         copies = self._copies
         if copies is not None and (copy := next(copies[name], None)) is not None:

@@ -4,9 +4,11 @@ Captions are short and of very different lengths, so nearly half of a padded bat
 one by one (projections, feed-forward, norms) runs on the T real tokens. Only attention needs the rows back.
 """
 
+import torch
 from torch import Tensor
 
 from dataset.texts import find, is_counted
+from models.fused import gather_rows
 
 
 class Packing:
@@ -18,26 +20,38 @@ class Packing:
             to no place: their values are never read.
     """
 
+    dropout_seed: Tensor | None = None  # of the pass over these texts, where dropout is drawn in fused operators
+
     def __init__(self, attention_mask: Tensor, at_most: int | None = None) -> None:
         self.shape = attention_mask.shape
         self.may_be_attended = attention_mask[:, None, None].bool()  # (R, 1, 1, L)
         flat, places = attention_mask.flatten(), attention_mask.numel()
-        self._rank = flat.cumsum(0) - 1  # (R * L,) number of each token among the packed ones
+        self._is_static = not is_counted(flat, at_most)
         self._place = find(flat, at_most, fill=places)[:, 0]  # (T,)
-        self._spare = 0 if is_counted(flat, at_most) else 1
-        self._source = self._place.clamp(max=places - 1)  # a place to read from, even where there is none
+        # (R * L,) number of each token among the packed ones; -1 where there is none
+        self._rank = torch.where(flat > 0, flat.cumsum(0) - 1, -1) if self._is_static else flat.cumsum(0) - 1
         self.column = self._place % attention_mask.shape[1]  # (T,)
 
     def pack(self, padded: Tensor) -> Tensor:
         """(R, L, ...) -> (T, ...)."""
-        return padded.flatten(0, 1).index_select(0, self._source)
+        if self._is_static:
+            return gather_rows(padded.flatten(0, 1), self._place, self._rank)
+        return padded.flatten(0, 1).index_select(0, self._place)
 
     def pad(self, packed: Tensor) -> Tensor:
         """(T, ...) -> (R, L, ...), zeros in the padding."""
-        places = self.shape.numel()  # the spare row takes the entries that belong to no place
-        flat = packed.new_zeros((places + self._spare, *packed.shape[1:])).index_copy(0, self._place, packed)
-        return (flat[:places] if self._spare else flat).unflatten(0, self.shape)
+        if self._is_static:
+            return gather_rows(packed, self._rank, self._place).unflatten(0, self.shape)
+        flat = packed.new_zeros((self.shape.numel(), *packed.shape[1:])).index_copy(0, self._place, packed)
+        return flat.unflatten(0, self.shape)
 
     def select(self, packed: Tensor, part: "Packing") -> Tensor:
         """Of all tokens (T, ...) those of a part of the places."""
-        return packed.index_select(0, self._rank[part._source].clamp(min=0))
+        if self._is_static:
+            return gather_rows(packed, self._rank_of(part), part._rank_of(self))
+        return packed.index_select(0, self._rank_of(part))
+
+    def _rank_of(self, other: "Packing") -> Tensor:
+        """For each token of the other the number of the same place among the own tokens; -1 where there is none."""
+        rank = self._rank[other._place.clamp(max=self.shape.numel() - 1)]
+        return torch.where(other._place < self.shape.numel(), rank, -1) if self._is_static else rank

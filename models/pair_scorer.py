@@ -91,7 +91,7 @@ class PairScorer:
                 hidden = hidden[class_token]
             groups = layout.pairs_by_image() if is_last else layout.tokens_by_image
             hidden = self._attend_to_images(number, hidden, keys_values[number], groups)
-            hidden = layer.output(layer.intermediate(hidden), hidden)
+            hidden = layer.output(layer.intermediate(hidden), hidden).stream
         scores = self.head(hidden if self.layers else hidden[class_token])[:, 1]
         return torch.empty_like(scores).index_copy_(0, _send(order, self.device), scores)
 
@@ -116,7 +116,7 @@ class PairScorer:
             self._attend(query.unflatten(0, (rows, -1)), key_value.unflatten(0, (rows, -1))).flatten(0, 1)
             for query, key_value, (rows, _) in parts
         ]
-        return self.layers[number].attention.output(torch.cat(attended), hidden)
+        return self.layers[number].attention.output(torch.cat(attended), hidden).stream
 
     def _attend_to_images(self, number: int, hidden: Tensor, keys_values: Tensor, groups: "_Groups") -> Tensor:
         """Cross-attention sublayer: (n, D) -> (n, D), with keys_values (I, K, 2 D)."""
@@ -127,7 +127,7 @@ class PairScorer:
         attended = torch.cat([self._attend(query[None], keys_values[image, None])[0] for image, query in parts])
         if groups.inverse is not None:
             attended = attended[groups.inverse]
-        return self.layers[number].crossattention.output(attended, hidden)
+        return self.layers[number].crossattention.output(attended, hidden).stream
 
     def _attend(self, queries: Tensor, keys_values: Tensor) -> Tensor:
         """queries (rows, n, D), keys_values (rows, m, 2 D) -> (rows, n, D)."""

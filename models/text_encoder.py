@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset.texts import Places
-from models.bert_layers import BertSizes, Embeddings, Layer, MaskedLanguageHead
+from models.bert_layers import BertSizes, Embeddings, Hidden, Layer, MaskedLanguageHead, ResidualOutput
 from models.packing import Packing
 from utils.errors import UserError
 
@@ -67,14 +67,15 @@ class TextEncoder(nn.Module):
         self.bert = Bert(sizes, layers)
         self.cls = PretrainingHeads(sizes, self.bert.embeddings.word_embeddings.weight)
         self.apply(_init_weights)
+        for number, output in enumerate(module for module in self.modules() if isinstance(module, ResidualOutput)):
+            output.call = number
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, *, at_most: int | None = None, wanted: Places | None = None
     ) -> TextFeatures:
         """Text mode: input_ids and attention_mask (R, L), 1 = token. Both options: as in cross_modal."""
-        packing = Packing(attention_mask, at_most)
-        hidden = self.bert.embeddings(input_ids, packing)
-        tokens = self._run(self.bert.encoder.layer[: self.fusion_layer], hidden, packing, wanted)
+        packing = self._packing(attention_mask, at_most)
+        tokens = self._run(self.bert.encoder.layer[: self.fusion_layer], input_ids, packing, wanted)
         return TextFeatures(tokens[:, 0], tokens)
 
     def cross_modal(
@@ -98,19 +99,32 @@ class TextEncoder(nn.Module):
             at_most: number of tokens, or more, as in `dataset.texts.Places`.
             wanted: places whose hidden states are needed ([CLS], say); the others are 0. The last layer skips them.
         """
+        packing = self._packing(attention_mask, at_most)
+        return self._run(self.bert.encoder.layer, input_ids, packing, wanted, image_tokens, image_index, own_images)
+
+    def _packing(self, attention_mask: Tensor, at_most: int | None) -> Packing:
+        """With a new seed for the dropout of a pass, where fused operators draw it."""
         packing = Packing(attention_mask, at_most)
-        hidden = self.bert.embeddings(input_ids, packing)
-        return self._run(self.bert.encoder.layer, hidden, packing, wanted, image_tokens, image_index, own_images)
+        if (
+            self.training
+            and self.sizes.hidden_dropout_prob > 0
+            and attention_mask.is_cuda
+            and self.cls.predictions.has_copies
+        ):
+            packing.dropout_seed = torch.randint(2**62, (1,), device=attention_mask.device)
+        return packing
 
     def _run(
-        self, layers: nn.ModuleList, hidden: Tensor, packing: Packing, wanted: Places | None, *images: Any
+        self, layers: nn.ModuleList, input_ids: Tensor, packing: Packing, wanted: Places | None, *images: Any
     ) -> Tensor:
-        """Layers on packed tokens (T, D) -> (R, L, D); images: as the layers take them."""
+        """Embeddings and layers on packed tokens: (R, L) -> (R, L, D); images: as the layers take them."""
+        embedded = self.bert.embeddings(input_ids, packing)
+        hidden = Hidden(embedded, embedded)
         images = images or (None, None, None)
         last = None if wanted is None else Packing(wanted.mask, wanted.at_most)
         for layer in layers[:-1]:
             hidden = layer(hidden, packing, *images)
-        return (last or packing).pad(layers[-1](hidden, packing, *images, last))
+        return (last or packing).pad(layers[-1](hidden, packing, *images, last).stream)
 
     def before_images(self, input_ids: Tensor, attention_mask: Tensor, num_tokens: int) -> Tensor:
         """The part of cross-modal mode that no image can change, up to the first cross-attention.
@@ -118,13 +132,14 @@ class TextEncoder(nn.Module):
         Takes (R, L) each and the number T of tokens; returns (T, D), the rows' tokens one after another, no padding.
         """
         packing = Packing(attention_mask, num_tokens)
-        hidden = self.bert.embeddings(input_ids, packing)
+        embedded = self.bert.embeddings(input_ids, packing)
+        hidden = Hidden(embedded, embedded)
         layers: Any = self.bert.encoder.layer
         for layer in layers[: self.first_cross]:
             hidden = layer(hidden, packing)
         for layer in layers[self.first_cross : self.first_cross + 1]:  # none where no layer has cross-attention
-            hidden = layer.attention.output(layer.attention.self.over_text(hidden, packing), hidden)
-        return hidden
+            hidden = layer.attention.output(layer.attention.self.over_text(hidden.factor, packing), hidden.stream)
+        return hidden.stream
 
     def mlm_logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., D) of the cross-modal encoder -> logits (..., V)."""
