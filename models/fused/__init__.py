@@ -1,4 +1,8 @@
-"""Operators that do in one launch what PyTorch does in several. How they are registered: operators.py."""
+"""Operators that do in one launch what PyTorch does in several. How they are registered: operators.py.
+
+Bias and GELU are not among them. The bias of a linear layer is added in its product's own launch, so a fused kernel
+would launch as often as PyTorch: two forward (product, GELU) and four backward (GELU, two products, the bias's sum).
+"""
 
 from models.fused.layer_norm import NormAndStream, dropout_add_layer_norm
 from models.fused.operators import use_kernels

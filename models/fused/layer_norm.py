@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.fused.operators import block_of, fused_operator, out_dtype_of, rows_per_program, warps_of
-from models.fused.philox import Dropout, kept
+from models.fused.philox import Dropout, uniform
 
 EPS = 1e-12  # BERT's
 MOST_PROGRAMS = 1024  # of the backward pass: about eight per multiprocessor of a large GPU
@@ -55,7 +55,12 @@ def dropout_add_layer_norm(
     out_dtype = out_dtype_of(out_dtype, x, residual)
     if stream_dtype == out_dtype:
         stream_dtype = None
-    draws = (0.0, None, 0) if dropout is None or dropout.prob == 0 else dropout
+    draws: tuple[float, Tensor | None, int] = (0.0, None, 0)
+    if dropout is not None and dropout.prob > 0:
+        if dropout.seed is None:
+            x = F.dropout(x, dropout.prob)
+        else:
+            draws = dropout
     implementation = _plain_forward if torch.compiler.is_exporting() else _forward
     out, stream = implementation(x, residual, weight, bias, out_dtype, stream_dtype, eps, *draws)
     return NormAndStream(out, out if stream_dtype is None else stream)
@@ -73,8 +78,8 @@ class Options(NamedTuple):
         """What dropout multiplies x by, float32; None stands for ones."""
         if self.seed is None:
             return None
-        is_kept = kept(Dropout(self.prob, self.seed, self.call), x.numel() // x.shape[-1], x.shape[-1])
-        return (is_kept * (1 / (1 - self.prob))).view(x.shape)
+        kept = uniform(self.seed, self.call, x.numel() // x.shape[-1], x.shape[-1]) >= self.prob
+        return (kept * (1 / (1 - self.prob))).view(x.shape)
 
     def for_kernel(self, stand_in: Tensor) -> tuple[Any, ...]:
         """seed, call, eps, prob, scale"""
@@ -187,12 +192,14 @@ def _plain_backward(
     factor = given.factor_of(x)
     added = _added(x, residual, factor)
     grad = grad_out.to(added.dtype) if grad_stream is None else grad_out.to(added.dtype) + grad_stream
-    layer = weight.shape, *torch.native_layer_norm(added, weight.shape, weight, None, given.eps)[1:], weight, None
-    total, grad_weight, _ = torch.ops.aten.native_layer_norm_backward(grad, added, *layer, [True, True, False])
+    _, *statistics = torch.native_layer_norm(added, weight.shape, weight, None, given.eps)
+    stand_in = weight  # of the bias, whose values make no difference
+    total, *parameters = torch.ops.aten.native_layer_norm_backward(
+        grad, added, weight.shape, *statistics, weight, stand_in, [True, True, True]
+    )
     grad_x = total if factor is None else total * factor
-    parameters = torch.stack((grad_weight, grad.flatten(0, -2).sum(0)))
     grad_residual = total.to(residual.dtype)
-    return grad_x.to(x.dtype) if own_grad_x else x.new_empty(0), grad_residual, parameters
+    return grad_x.to(x.dtype) if own_grad_x else x.new_empty(0), grad_residual, torch.stack(parameters)
 
 
 def _kernel_backward(
@@ -256,13 +263,15 @@ _backward = fused_operator(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, residual, weight, _, _, _, ctx.eps, ctx.prob, seed, ctx.call = inputs
+    x, residual, weight, _, _, ctx.stream_dtype, ctx.eps, ctx.prob, seed, ctx.call = inputs
     ctx.save_for_backward(x, residual, weight, seed)
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx: Any, grad_out: Tensor | None, grad_stream: Tensor | None) -> tuple[Tensor | None, ...]:
     x, residual, weight, seed = ctx.saved_tensors
+    if ctx.stream_dtype is None:
+        grad_stream = None  # that of an empty tensor
     if grad_out is None:
         grad_out, grad_stream = grad_stream, None
     if grad_out is None:

@@ -7,10 +7,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from models.fused import Dropout, dropout_add_layer_norm
-from models.fused.philox import kept
+from models.fused.philox import uniform
 from tests.unit.models.fused.checks import assert_near, gradients, operators_of
 
-TESTS_OF_OPERATORS = ("test_schema", "test_autograd_registration", "test_faketensor")
+TESTS_OF_OPERATORS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
 
 
 def make(rows=5, dim=8, dtype=torch.float32, residual_dtype=None):
@@ -30,7 +30,7 @@ def draws(prob=0.4):
 def composed(x, residual, weight, bias, dropout=None, eps=1e-12):
     """The same by PyTorch's own operators, differentiated by autograd."""
     if dropout is not None:
-        x = x * kept(dropout, *x.shape) / (1 - dropout.prob)
+        x = x * (uniform(dropout.seed, dropout.call, *x.shape) >= dropout.prob) / (1 - dropout.prob)
     return F.layer_norm(x + residual, weight.shape, weight, bias, eps)
 
 
@@ -59,6 +59,14 @@ def test_gradients_by_differences(dropout):
 def test_a_probability_of_zero_drops_nothing():
     args = make()
     assert torch.equal(dropout_add_layer_norm(*args, dropout=draws(0.0)).out, dropout_add_layer_norm(*args).out)
+
+
+def test_without_a_seed_pytorch_draws():
+    args = make()
+    torch.manual_seed(0)
+    got = dropout_add_layer_norm(*args, dropout=Dropout(0.4, None, 0)).out
+    torch.manual_seed(0)
+    assert torch.equal(got, composed(F.dropout(args[0], 0.4), *args[1:]))
 
 
 def test_dtypes_under_autocast():

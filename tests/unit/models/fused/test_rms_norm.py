@@ -108,7 +108,8 @@ def test_fake_tensors(branched):
     operator = torch.ops.mamba_tbps.add_rms_norm.default
     residual, branch, row_scale, weight = make()
     args = (residual, branch if branched else None, row_scale, weight, 1e-5, torch.float32)
-    torch.library.opcheck(operator, args, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
+    torch.library.opcheck(operator, args, test_utils=tests)
 
 
 def test_bad_arguments():
