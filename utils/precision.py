@@ -34,9 +34,9 @@ def product_dtype(x: Tensor) -> torch.dtype:
 def attention_dtype(queries: Tensor) -> torch.dtype:
     """Return the dtype of attention: that of matrix products, but fp32 on a CPU where bf16 would need a gradient.
 
-    PyTorch's bf16 backward pass of attention on a CPU makes one small oneDNN product per block. Forward and backward,
-    it takes 2 to 5 times as long as fp32 with all casts, with or without bf16 units. The forward pass alone takes as
-    long in either, so it stays in bf16.
+    PyTorch's bf16 backward pass of attention on a CPU calls oneDNN for small products of each head of each row. Forward
+    and backward, bf16 takes 2 to 5 times as long as fp32 with all casts, with or without bf16 units
+    (docs/performance.md). The forward pass alone takes as long in either, so it stays in bf16.
     """
     dtype = product_dtype(queries)
     slow = queries.device.type == "cpu" and dtype == torch.bfloat16 and queries.requires_grad
