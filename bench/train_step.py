@@ -5,9 +5,9 @@
     python -m bench.train_step --device cuda --plain 8            the same, the plain step at a batch of 8 alone
 
 Pictures are noise, captions as long as those of CUHK-PEDES with two chunks each, no dropout, weights random; the scan
-is by the same backend. Both steps draw the same negatives, masks and words, so their losses and gradients are compared
-(fp32; in bf16 some of the words drawn differ). On a GPU ours is also measured as a CUDA graph (train.cuda_graph); all
-others run eagerly. Each row is printed once it is measured.
+is by the same backend. In their first step, all take the negatives, masks and words that the plain step has drawn, so
+that losses and gradients can be compared; how many they would have drawn otherwise is printed. On a GPU ours is also
+measured as a CUDA graph (train.cuda_graph); all others run eagerly. Each row is printed once it is measured.
 
 - Times: the best of some steps, which take turns with the plain step.
 - Memory: the peak of the first steps above the built model, so with gradients and optimiser. On a CPU a process of its
@@ -33,6 +33,7 @@ from bench import parts
 from bench.load_checkpoint import resident
 from bench.operators import OperatorCounter
 from bench.rows import Rows
+from bench.same_draws import SameDraws
 from bench.step_cases import CASES, PLAIN, Case, Variant, build, config_of, gradients, step
 from bench.step_parts import PARTS
 from bench.timing import matmul_rate, take_turns
@@ -107,16 +108,18 @@ def compare(
     """
     rows = Rows({"step": 17}, VALUES, title=title)
     plain: Started | None = None
+    draws = SameDraws()
     for variant in variants:
         gc.collect()  # before the next one needs memory
         try:
-            started = start(config, variant, device)
+            draws = SameDraws() if plain is None else draws
+            started = start(config, variant, device, draws)
             rows.add(variant.name, *measure(started, plain, rates[variant.precision], repeats))
         except torch.OutOfMemoryError:
             print(f"{variant.name}: does not fit in the device's memory", flush=True)
             continue
         if plain is not None:
-            print(f"  {difference(plain, started)}", flush=True)
+            print(f"  {difference(plain, started)}; {draws.others} of {draws.number} draws were others", flush=True)
         shares = parts.shares(
             partial(step, started.case, variant), PARTS[variant.plain](started.case.state), device.type
         )
@@ -126,14 +129,14 @@ def compare(
         del started
 
 
-def start(config: Config, variant: Variant, device: torch.device) -> Started:
+def start(config: Config, variant: Variant, device: torch.device, draws: SameDraws) -> Started:
     """Build a case and do its first steps: one that is compared, those after which a graph is captured, one more."""
     peak = peak_memory_of_process(config, variant) if device.type == "cpu" else 0.0
     case = build(config, variant, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-    with FlopCounterMode(display=False) as operations:
+    with draws.of_a_step(), FlopCounterMode(display=False) as operations:
         losses = {key: loss.clone() for key, loss in step(case, variant).items()}
     first = gradients(case)
     for _ in range(WARM_UP_STEPS if variant.graph else 0):

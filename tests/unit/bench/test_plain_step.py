@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bench import parts
+from bench.same_draws import SameDraws
 from bench.step_cases import PLAIN, WITHOUT_DROPOUT, Variant, build, gradients, step
 from bench.step_parts import own_parts, plain_parts
 
@@ -29,7 +30,12 @@ def test_losses_and_gradients_are_those_of_the_plain_step(debug_config, share, c
     cases = {variant: build(config, variant, torch.device("cpu")) for variant in (PLAIN, OURS)}
     cases = {variant: case._replace(batch=change(case.batch)) for variant, case in cases.items()}
     for number in range(2):  # the second with moved momentum encoders and a queue that is not empty
-        plain, ours = (step(case, variant) for variant, case in cases.items())
+        draws = SameDraws()
+        stepped = []
+        for variant, case in cases.items():
+            with draws.of_a_step():
+                stepped.append(step(case, variant))
+        plain, ours = stepped
         assert plain.keys() == ours.keys()
         for key, loss in plain.items():
             torch.testing.assert_close(ours[key], loss, rtol=1e-5, atol=1e-5, msg=f"{key} of step {number}")
