@@ -120,10 +120,10 @@ def compare(
             continue
         if plain is not None:
             print(f"  {difference(plain, started)}; {draws.others} of {draws.number} draws were others", flush=True)
-        shares = parts.shares(
-            partial(step, started.case, variant), PARTS[variant.plain](started.case.state), device.type
-        )
-        print("  " + ", ".join(f"{part} {share:.1%}" for part, share in shares.items()), flush=True)
+        if not variant.graph:  # whose parts are one launch
+            named = PARTS[variant.plain](started.case.state)
+            shares = parts.shares(partial(step, started.case, variant), named, device.type)
+            print("  " + ", ".join(f"{part} {share:.1%}" for part, share in shares.items()), flush=True)
         if variant == PLAIN:
             plain = started
         del started
