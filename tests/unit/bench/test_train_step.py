@@ -53,10 +53,10 @@ def test_ours_beside_plain(compared):
 def test_ours_alone_and_a_variant_that_does_not_fit(compared, monkeypatch):
     start = train_step.start
 
-    def start_small(config, variant, device):
+    def start_small(config, variant, *others):
         if variant.precision == "bf16":
             raise torch.OutOfMemoryError
-        return start(config, variant, device)
+        return start(config, variant, *others)
 
     monkeypatch.setattr(train_step, "start", start_small)
     lines = compared(Variant(False, "bf16"), OURS)
