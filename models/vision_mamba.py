@@ -5,13 +5,16 @@ of the sequence, class token included. Source: arXiv:2401.09417; parameter names
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from models.fused import ResidualAndNorm, add_rms_norm
 from models.image_features import ImageFeatures, check_image_size, gather_patches
+from models.joined_weights import Join, JoinedModule, join
 from models.mamba_mixer import BidirectionalMambaMixer
 from models.positions import Grid, resize_positions
 
@@ -29,6 +32,31 @@ class PatchEmbed(nn.Module):
         return self.proj(image).flatten(2).transpose(1, 2)
 
 
+class ResidualNorm(nn.RMSNorm, JoinedModule):
+    """RMSNorm of the residual stream, which takes in the branch of the layer before."""
+
+    def joins(self) -> dict[str, Join]:
+        return {"weight": join(self.weight, is_factor=False)}
+
+    def add(
+        self, residual: Tensor, branch: Tensor | None, row_scale: Tensor | None, dtype: torch.dtype | None
+    ) -> ResidualAndNorm:
+        """Arguments as of `add_rms_norm`."""
+        assert self.eps is not None
+        return add_rms_norm(residual, branch, row_scale, self.joined("weight"), self.eps, dtype)
+
+
+class Stream(NamedTuple):
+    """What runs from layer to layer: the sum of `residual` and, item by item, row_scale times branch.
+
+    The next norm adds them, in the same pass over memory.
+    """
+
+    residual: Tensor  # (B, L, D), fp32
+    branch: Tensor | None = None  # (B, L, D), of the layer before
+    row_scale: Tensor | None = None  # (B,), from drop path; None: ones
+
+
 class Block(nn.Module):
     """Norm and mixer. The residual stream stays outside, in fp32."""
 
@@ -37,9 +65,22 @@ class Block(nn.Module):
         self.mixer = mixer
         self.norm = norm
 
-    def forward(self, residual: Tensor) -> Tensor:
-        """Return the branch to add to residual (B, L, D)."""
-        return self.mixer(self.norm(residual))
+    def forward(
+        self, residual: Tensor, branch: Tensor | None = None, row_scale: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Fields of a `Stream` -> the whole residual, and the branch to add to it, (B, L, D) each."""
+        residual, normed = _add_and_norm(self.norm, Stream(residual, branch, row_scale))
+        return residual, self.mixer(normed)
+
+
+def _add_and_norm(norm: nn.Module, stream: Stream, dtype: torch.dtype | None = None) -> ResidualAndNorm:
+    """dtype: of the normed rows; None: that of the product which follows."""
+    if isinstance(norm, ResidualNorm):
+        return norm.add(*stream, dtype)
+    residual, branch, row_scale = stream
+    if branch is not None:
+        residual = residual + (branch if row_scale is None else row_scale[:, None, None] * branch)
+    return ResidualAndNorm(residual, norm(residual))
 
 
 class VisionMamba(nn.Module):
@@ -62,7 +103,7 @@ class VisionMamba(nn.Module):
         divide_out: bool = True,
         drop_path: float = 0.0,
         scan_backend: str = "auto",
-        norm_layer: Callable[[int], nn.Module] = lambda width: nn.RMSNorm(width, eps=NORM_EPS),
+        norm_layer: Callable[[int], nn.Module] = lambda width: ResidualNorm(width, eps=NORM_EPS),
     ) -> None:
         super().__init__()
         if image_size[0] % patch_size or image_size[1] % patch_size:
@@ -104,13 +145,23 @@ class VisionMamba(nn.Module):
         """Run all blocks and the final norm on a sequence (B, L, D) -> (B, L, D)."""
         # fp64 only in tests; otherwise the residual is fp32, whatever dtype autocast gives the branches
         residual = tokens if tokens.dtype == torch.float64 else tokens.float()
-        for layer, drop_path in zip(self.layers, self.drop_paths, strict=True):
-            residual = residual + drop_path(layer(residual))
-        return self.norm_f(residual)
+        stream = Stream(residual)
+        for layer, row_scale in zip(self.layers, self._row_scales(residual), strict=True):
+            residual, branch = layer(*stream)
+            stream = Stream(residual, branch, row_scale)
+        return _add_and_norm(self.norm_f, stream, residual.dtype).normed
 
     def resize_pos_embed(self, rows: Tensor, old_grid: Grid | None = None) -> Tensor:
         """Resize the position embedding of a checkpoint (1, any, D) to this encoder's image size."""
         return resize_positions(rows, self.grid, class_row_in_middle=True, old_grid=old_grid)
+
+    def _row_scales(self, residual: Tensor) -> Sequence[Tensor | None]:
+        """Drop path's 0 or 1 / keep for each item, (B,) per layer, all drawn at once; None: the layer drops nothing."""
+        rates = [each.drop_prob for each in self.drop_paths if isinstance(each, DropPath)]
+        if not self.training or not any(rates):
+            return [None] * len(rates)
+        keep = torch.linspace(1 - rates[0], 1 - rates[-1], len(rates), device=residual.device)[:, None]
+        return (torch.bernoulli(keep.expand(-1, residual.shape[0])) / keep).to(residual.dtype).unbind()
 
     def _embed(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return patches (B, M, D) and class token (B, 1, D), with their position rows added."""
@@ -123,9 +174,11 @@ class VisionMamba(nn.Module):
 
     def _encode(self, patches: Tensor, class_token: Tensor) -> ImageFeatures:
         middle = patches.shape[1] // 2
-        tokens = torch.cat([patches[:, :middle], class_token.to(patches.dtype), patches[:, middle:]], dim=1)
-        tokens = self.encode_tokens(tokens)
-        return ImageFeatures(tokens[:, middle], torch.cat([tokens[:, :middle], tokens[:, middle + 1 :]], dim=1))
+        sizes = [middle, patches.shape[1] - middle]
+        before, behind = patches.split(sizes, dim=1)  # unlike slices, pieces of one split share one gradient
+        tokens = self.encode_tokens(torch.cat([before, class_token.to(patches.dtype), behind], dim=1))
+        before, pooled, behind = tokens.split([middle, 1, sizes[1]], dim=1)
+        return ImageFeatures(pooled.squeeze(1), torch.cat([before, behind], dim=1))
 
     def _init_weights(self) -> None:
         """Initialise as Vim: truncated normals for the embeddings, residual branches scaled down with the depth."""

@@ -47,8 +47,13 @@ def bidirectional_mamba(xz: Tensor, weights: MixerWeights, *, scale: float = 1.0
 
 def _readable(weights: MixerWeights, dtype: torch.dtype) -> MixerWeights:
     """Factors of products in dtype, the others in float32, as the kernels read them."""
-    factors = {"x_proj": weights.x_proj.to(dtype), "dt_proj": weights.dt_proj.to(dtype)}
-    return MixerWeights(*(each.float().contiguous() for each in weights))._replace(**factors)
+    factors = ("x_proj", "dt_proj")
+    return MixerWeights(
+        **{
+            name: each.to(dtype) if name in factors else each.float().contiguous()
+            for name, each in weights._asdict().items()
+        }
+    )
 
 
 def conv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
