@@ -90,7 +90,9 @@ def join_rows(parts: Sequence[TextRows]) -> TextRows:
     length = max(part.input_ids.shape[1] for part in parts)
 
     def joined(tensors: Sequence[Tensor]) -> Tensor:
-        return torch.cat([F.pad(tensor, (0, length - tensor.shape[1])) for tensor in tensors])
+        missing = [length - tensor.shape[1] for tensor in tensors]
+        padded = [F.pad(tensor, (0, n)) if n else tensor for tensor, n in zip(tensors, missing, strict=True)]
+        return torch.cat(padded)
 
     def places(parts: Sequence[Places]) -> Places:
         numbers = [part.at_most for part in parts if part.at_most is not None]

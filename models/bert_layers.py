@@ -6,34 +6,18 @@ Source: BERT (arXiv:1810.04805); cross-attention as in ALBEF (arXiv:2107.07651, 
 of Hugging Face's BERT, with `crossattention` beside `attention` as in the published checkpoints.
 """
 
-from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention import attend
+from models.bert_attention import ImageAttention, Images, KeysValues, SelfAttention, TextAttention
+from models.bert_sizes import BertSizes
 from models.fused import Dropout, dropout_add_layer_norm
-from models.joined_weights import Join, JoinedModule, join
+from models.joined_weights import Join, JoinedLinear, JoinedModule, join
 from models.packing import Packing
 from utils.errors import UserError
-
-
-@dataclass(frozen=True, kw_only=True)
-class BertSizes:
-    """Sizes of one BERT, named as in a Hugging Face config."""
-
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    vocab_size: int = 30522
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
 
 
 class Hidden(NamedTuple):
@@ -63,85 +47,6 @@ class Embeddings(nn.Module):
             )
         position = self.position_embeddings(packing.column) + self.token_type_embeddings.weight[0]
         return self.dropout(self.LayerNorm(self.word_embeddings(packing.pack(input_ids)) + position))
-
-
-class SelfAttention(JoinedModule):
-    """Projections and attention of one sublayer; `kv_size` is the width of what is attended to."""
-
-    def __init__(self, sizes: BertSizes, kv_size: int) -> None:
-        super().__init__()
-        self.num_heads = sizes.num_attention_heads
-        self.dropout_prob = sizes.attention_probs_dropout_prob
-        self.query = nn.Linear(sizes.hidden_size, sizes.hidden_size)
-        self.key = nn.Linear(kv_size, sizes.hidden_size)
-        self.value = nn.Linear(kv_size, sizes.hidden_size)
-
-    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        dropout_prob = self.dropout_prob if self.training else 0.0
-        return attend(queries, keys, values, mask, dropout_prob=dropout_prob)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-
-class TextAttention(SelfAttention):
-    """Each text over itself."""
-
-    def __init__(self, sizes: BertSizes) -> None:
-        super().__init__(sizes, sizes.hidden_size)
-
-    def joins(self) -> dict[str, Join]:
-        projections = (self.query, self.key, self.value)
-        return {
-            "weight": join(*(each.weight for each in projections)),  # (3 D, D)
-            "bias": join(*(each.bias for each in projections)),
-        }
-
-    def over_text(self, hidden: Tensor, packing: Packing, wanted: Packing | None = None) -> Tensor:
-        """(T, D) -> (T, D), or the wanted tokens alone."""
-        weight, bias = self.joined("weight"), self.joined("bias")
-        if wanted is None:  # one product for all three, and one padding
-            queries, keys, values = packing.pad(F.linear(hidden, weight, bias)).chunk(3, dim=-1)
-        else:
-            width = hidden.shape[1]
-            queries = wanted.pad(F.linear(packing.select(hidden, wanted), weight[:width], bias[:width]))
-            keys, values = packing.pad(F.linear(hidden, weight[width:], bias[width:])).chunk(2, dim=-1)
-        attended = self._attend(self._split(queries), self._split(keys), self._split(values), packing.may_be_attended)
-        return (wanted or packing).pack(attended.transpose(1, 2).flatten(2))
-
-
-class ImageAttention(SelfAttention):
-    """Each text over its image."""
-
-    def joins(self) -> dict[str, Join]:
-        return {
-            "query": join(self.query.weight),
-            "query_bias": join(self.query.bias),
-            "keys_values": join(self.key.weight, self.value.weight),  # (2 D, image width)
-            "keys_values_bias": join(self.key.bias, self.value.bias),
-        }
-
-    def over_images(
-        self, hidden: Tensor, context: Tensor, packing: Packing, image_index: Tensor | None, own_images: int | None
-    ) -> Tensor:
-        """(T, D) -> (T, D). Arguments as of `TextEncoder.cross_modal`."""
-        projected = F.linear(context, self.joined("keys_values"), self.joined("keys_values_bias"))
-        keys, values = (self._split(part) for part in projected.chunk(2, dim=-1))  # once per image, not per pair
-        # (R, heads, L, D / heads)
-        queries = self._split(packing.pad(F.linear(hidden, self.joined("query"), self.joined("query_bias"))))
-        own = queries if image_index is None else queries[: len(queries) - len(image_index)]
-        attended = []
-        if own_images is not None:  # all texts of an image as one long query: no copy of its keys and values for each
-            grouped = own.unflatten(0, (-1, own_images)).permute(1, 2, 0, 3, 4)  # (images, heads, texts, L, D / heads)
-            out = self._attend(grouped.flatten(2, 3), keys[:own_images], values[:own_images], None)
-            attended.append(out.unflatten(2, grouped.shape[2:4]).permute(2, 0, 1, 3, 4).flatten(0, 1))
-        elif image_index is None or len(image_index) < len(queries):
-            attended.append(self._attend(own, keys, values, None))
-        if image_index is not None:
-            others = queries[len(own) :]
-            attended.append(self._attend(others, keys[image_index], values[image_index], None))
-        together = attended[0] if len(attended) == 1 else torch.cat(attended)
-        return packing.pack(together.transpose(1, 2).flatten(2))
 
 
 class ResidualOutput(JoinedModule):
@@ -196,16 +101,13 @@ class Attention(nn.Module, Generic[Kind]):
         self.output = ResidualOutput(sizes, sizes.hidden_size)
 
 
-class Intermediate(JoinedModule):
+class Intermediate(nn.Module):
     def __init__(self, sizes: BertSizes) -> None:
         super().__init__()
-        self.dense = nn.Linear(sizes.hidden_size, sizes.intermediate_size)
-
-    def joins(self) -> dict[str, Join]:
-        return {"weight": join(self.dense.weight), "bias": join(self.dense.bias)}
+        self.dense = JoinedLinear(sizes.hidden_size, sizes.intermediate_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return F.gelu(F.linear(hidden, self.joined("weight"), self.joined("bias")))
+        return F.gelu(self.dense(hidden))
 
 
 class Layer(nn.Module):
@@ -223,21 +125,19 @@ class Layer(nn.Module):
         self,
         hidden: Hidden,
         packing: Packing,
-        image_tokens: Tensor | None = None,
-        image_index: Tensor | None = None,
-        own_images: int | None = None,
+        images: Images | None = None,
+        keys_values: KeysValues | None = None,
         wanted: Packing | None = None,
     ) -> Hidden:
-        """hidden (T, D) -> (T, D), or the wanted tokens alone. Other arguments as of `TextEncoder.cross_modal`."""
+        """hidden (T, D) -> (T, D), or the wanted tokens alone. keys_values: as of `ImageAttention.over_images`."""
         seed = packing.dropout_seed
         attended = self.attention.self.over_text(hidden.factor, packing, wanted)
         residual = hidden.stream
         if wanted is not None:
             residual, packing = packing.select(residual, wanted), wanted
         hidden = self.attention.output(attended, residual, seed=seed)
-        if image_tokens is not None and hasattr(self, "crossattention"):
-            factor = hidden.factor
-            attended = self.crossattention.self.over_images(factor, image_tokens, packing, image_index, own_images)
+        if images is not None and hasattr(self, "crossattention"):
+            attended = self.crossattention.self.over_images(hidden.factor, packing, images, keys_values)
             hidden = self.crossattention.output(attended, hidden.stream, seed=seed)
         return self.output(self.intermediate(hidden.factor), hidden.stream, seed=seed)
 
@@ -247,7 +147,7 @@ class HeadTransform(nn.Module):
 
     def __init__(self, sizes: BertSizes) -> None:
         super().__init__()
-        self.dense = nn.Linear(sizes.hidden_size, sizes.hidden_size)
+        self.dense = JoinedLinear(sizes.hidden_size, sizes.hidden_size)
         self.LayerNorm = nn.LayerNorm(sizes.hidden_size, eps=sizes.layer_norm_eps)
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
 
 ALIGNMENT = 64  # elements, so that every joined tensor begins at a multiple of 128 bytes
 USES = 2  # passes of a step that use one weight, each with an alias of its own: their gradients are added together
@@ -60,6 +61,16 @@ class JoinedModule(nn.Module):
         if copies is not None and (copy := next(copies[name], None)) is not None:
             return copy
         return self.joins()[name].tensor()
+
+
+class JoinedLinear(nn.Linear, JoinedModule):
+    """A linear layer whose weights are cast once in a step."""
+
+    def joins(self) -> dict[str, Join]:
+        return {"weight": join(self.weight), "bias": join(self.bias)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.joined("weight"), self.joined("bias"))
 
 
 @contextmanager

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention import attend
+from models.attention import KeyMask, attend
 from models.image_features import ImageFeatures
+from models.joined_weights import Join, JoinedLinear, JoinedModule, join
+from utils.precision import product_dtype
 
 FEED_FORWARD_RATIO = 4
 
 
-class DecoderAttention(nn.Module):
-    """Multi-head attention without biases on queries, keys and values: (B, T, D) over (B, S, context) -> (B, T, D)."""
+class DecoderAttention(JoinedModule):
+    """Multi-head attention without biases on queries, keys and values."""
 
     def __init__(self, width: int, context_width: int, num_heads: int, head_dim: int) -> None:
         super().__init__()
@@ -24,15 +26,18 @@ class DecoderAttention(nn.Module):
         self.to_q = nn.Linear(width, num_heads * head_dim, bias=False)
         self.to_k = nn.Linear(context_width, num_heads * head_dim, bias=False)
         self.to_v = nn.Linear(context_width, num_heads * head_dim, bias=False)
-        self.to_out = nn.Linear(num_heads * head_dim, width)
+        self.to_out = JoinedLinear(num_heads * head_dim, width)
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """mask (B, 1, 1, S): True where context may be attended to."""
-        q, k, v = (
-            y.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for y in (self.to_q(x), self.to_k(context), self.to_v(context))
-        )
-        return self.to_out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+    def joins(self) -> dict[str, Join]:
+        return {"queries": join(self.to_q.weight), "keys_values": join(self.to_k.weight, self.to_v.weight)}
+
+    def forward(self, x: Tensor, context: Tensor, mask: KeyMask | Tensor | None = None) -> Tensor:
+        """(B, T, D) over (B, S, context) -> (B, T, D). mask: as of `models.attention.attend`."""
+        queries = F.linear(x, self.joined("queries"))
+        keys, values = F.linear(context, self.joined("keys_values")).chunk(2, dim=-1)
+        q, k, v = (y.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for y in (queries, keys, values))
+        attended = attend(q, k, v, mask).transpose(1, 2).flatten(2)
+        return self.to_out(attended)
 
 
 class GatedFeedForward(nn.Module):
@@ -40,8 +45,8 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.expand = nn.Linear(width, 2 * FEED_FORWARD_RATIO * width)
-        self.contract = nn.Linear(FEED_FORWARD_RATIO * width, width)
+        self.expand = JoinedLinear(width, 2 * FEED_FORWARD_RATIO * width)
+        self.contract = JoinedLinear(FEED_FORWARD_RATIO * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x, gate = self.expand(x).chunk(2, dim=-1)
@@ -60,7 +65,7 @@ class DecoderBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
         self.ff = GatedFeedForward(width)
 
-    def forward(self, x: Tensor, text_tokens: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, text_tokens: Tensor, mask: KeyMask) -> Tensor:
         normed = self.norm1(x)
         x = x + self.attn1(normed, normed)
         x = x + self.attn2(self.norm2(x), text_tokens, mask)
@@ -90,7 +95,7 @@ class MAEDecoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, num_patches + 1, width))
         self.blocks = nn.ModuleList(DecoderBlock(width, text_width, num_heads, head_dim) for _ in range(depth))
-        self.prediction = nn.Linear(width, patch_size**2 * 3)
+        self.prediction = JoinedLinear(width, patch_size**2 * 3)
         for embedding in (self.mask_token, self.pos_embed):
             nn.init.trunc_normal_(embedding, std=0.02)
 
@@ -106,7 +111,8 @@ class MAEDecoder(nn.Module):
         tokens = self.mask_token.to(kept_features.patches.dtype).expand(len(kept), num_patches, -1)
         tokens = tokens.scatter(1, kept[..., None].expand_as(kept_features.patches), kept_features.patches)
         x = torch.cat([kept_features.pooled[:, None], tokens], dim=1) + self.pos_embed  # (B, 1+N, D)
-        mask = text_mask[:, None, None].bool()
+        mask = KeyMask(text_mask)
+        text_tokens = text_tokens.to(product_dtype(text_tokens))  # once, not in each block
         for block in self.blocks:
             x = block(x, text_tokens, mask)
         return self.prediction(x[:, 1:])

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import models.text_encoder
+from models.attention import KeyMask
 from models.mamba_mixer import BidirectionalMambaMixer
 from models.packing import Packing
 from models.person_search import PersonSearchModel
@@ -121,7 +122,7 @@ class Unpacked(Packing):
 
     def __init__(self, attention_mask: Tensor, at_most: int | None = None) -> None:
         self.shape = attention_mask.shape
-        self.may_be_attended = attention_mask[:, None, None].bool()  # (R, 1, 1, L)
+        self.key_mask = KeyMask(attention_mask)
         self.column = torch.arange(self.shape[1]).expand(self.shape).flatten()  # (R*L,)
 
     def pack(self, padded: Tensor) -> Tensor:

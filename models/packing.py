@@ -6,8 +6,10 @@ one by one (projections, feed-forward, norms) runs on the T real tokens. Only at
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dataset.texts import find, is_counted
+from models.attention import KeyMask
 from models.fused import gather_rows
 
 
@@ -24,12 +26,13 @@ class Packing:
 
     def __init__(self, attention_mask: Tensor, at_most: int | None = None) -> None:
         self.shape = attention_mask.shape
-        self.may_be_attended = attention_mask[:, None, None].bool()  # (R, 1, 1, L)
+        self.key_mask = KeyMask(attention_mask)
         flat, places = attention_mask.flatten(), attention_mask.numel()
         self._is_static = not is_counted(flat, at_most)
         self._place = find(flat, at_most, fill=places)[:, 0]  # (T,)
         # (R * L,) number of each token among the packed ones; -1 where there is none
         self._rank = torch.where(flat > 0, flat.cumsum(0) - 1, -1) if self._is_static else flat.cumsum(0) - 1
+        self._indices: dict[Packing, tuple[Tensor, Tensor]] = {}  # of `select`, for the layers that share a part
         self.column = self._place % attention_mask.shape[1]  # (T,)
 
     def pack(self, padded: Tensor) -> Tensor:
@@ -47,11 +50,12 @@ class Packing:
 
     def select(self, packed: Tensor, part: "Packing") -> Tensor:
         """Of all tokens (T, ...) those of a part of the places."""
-        if self._is_static:
-            return gather_rows(packed, self._rank_of(part), part._rank_of(self))
-        return packed.index_select(0, self._rank_of(part))
+        if not self._is_static:
+            return packed.index_select(0, self._rank[part._place])
+        if part not in self._indices:
+            self._indices[part] = self._rank_of(part), part._rank_of(self)
+        return gather_rows(packed, *self._indices[part])
 
     def _rank_of(self, other: "Packing") -> Tensor:
         """For each token of the other the number of the same place among the own tokens; -1 where there is none."""
-        rank = self._rank[other._place.clamp(max=self.shape.numel() - 1)]
-        return torch.where(other._place < self.shape.numel(), rank, -1) if self._is_static else rank
+        return F.pad(self._rank, (0, 1), value=-1)[other._place]

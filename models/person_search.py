@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.image_features import ImageEncoder, ImageFeatures
+from models.joined_weights import JoinedLinear
 from models.pair_scorer import PairScorer
 from models.text_encoder import TextEncoder, TextFeatures
 
@@ -43,9 +44,9 @@ class PersonSearchModel(nn.Module):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
-        self.vision_proj = nn.Linear(image_encoder.width, embed_dim)
-        self.text_proj = nn.Linear(text_encoder.width, embed_dim)
-        self.itm_head = nn.Linear(text_encoder.width, 2)
+        self.vision_proj = JoinedLinear(image_encoder.width, embed_dim)
+        self.text_proj = JoinedLinear(text_encoder.width, embed_dim)
+        self.itm_head = JoinedLinear(text_encoder.width, 2)
         self.temperature = nn.Parameter(torch.tensor(temperature))
         self.heads: tuple[str, ...] = ()
 

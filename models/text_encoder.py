@@ -10,11 +10,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dataset.texts import Places
+from models.bert_attention import ImageAttention, Images, KeysValues, split_keys_values
 from models.bert_layers import BertSizes, Embeddings, Hidden, Layer, MaskedLanguageHead, ResidualOutput
+from models.joined_weights import Join, JoinedModule, join
 from models.packing import Packing
 from utils.errors import UserError
+from utils.precision import product_dtype
 
 INIT_STD = 0.02
 
@@ -45,7 +49,7 @@ class PretrainingHeads(nn.Module):
         self.predictions = MaskedLanguageHead(sizes, word_embedding)
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(JoinedModule):
     """Text and cross-modal encoder with the masked-language head.
 
     Args:
@@ -100,7 +104,9 @@ class TextEncoder(nn.Module):
             wanted: places whose hidden states are needed ([CLS], say); the others are 0. The last layer skips them.
         """
         packing = self._packing(attention_mask, at_most)
-        return self._run(self.bert.encoder.layer, input_ids, packing, wanted, image_tokens, image_index, own_images)
+        image_tokens = image_tokens.to(product_dtype(image_tokens))  # once, not in each layer
+        images = Images(image_tokens, image_index, own_images)
+        return self._run(self.bert.encoder.layer, input_ids, packing, wanted, images)
 
     def _packing(self, attention_mask: Tensor, at_most: int | None) -> Packing:
         """With a new seed for the dropout of a pass, where fused operators draw it."""
@@ -114,17 +120,46 @@ class TextEncoder(nn.Module):
             packing.dropout_seed = torch.randint(2**62, (1,), device=attention_mask.device)
         return packing
 
+    def joins(self) -> dict[str, Join]:
+        if self.first_cross == self.sizes.num_hidden_layers:
+            return {}
+        weights, biases = zip(
+            *(pair for each in self._image_attentions() for pair in each.key_value_parts()), strict=True
+        )
+        return {"keys_values": join(*weights), "keys_values_bias": join(*biases)}  # of all layers
+
+    def _image_attentions(self) -> list[ImageAttention]:
+        layers: Any = self.bert.encoder.layer
+        return [layer.crossattention.self for layer in layers[self.first_cross :]]
+
+    def _keys_values(self, images: Images | None) -> list[KeysValues | None]:
+        """For each layer; None where the layer has none, or computes them itself.
+
+        Where launches count, one product gives those of all layers, and their gradients come back in one.
+        """
+        nothing: list[KeysValues | None] = [None] * self.sizes.num_hidden_layers
+        if images is None or not self.has_copies or self.first_cross == self.sizes.num_hidden_layers:
+            return nothing
+        projected = F.linear(images.tokens, self.joined("keys_values"), self.joined("keys_values_bias"))
+        return [*nothing[: self.first_cross], *split_keys_values(projected, images, self.width)]
+
     def _run(
-        self, layers: nn.ModuleList, input_ids: Tensor, packing: Packing, wanted: Places | None, *images: Any
+        self,
+        layers: nn.ModuleList,
+        input_ids: Tensor,
+        packing: Packing,
+        wanted: Places | None,
+        images: Images | None = None,
     ) -> Tensor:
-        """Embeddings and layers on packed tokens: (R, L) -> (R, L, D); images: as the layers take them."""
+        """Embeddings and layers on packed tokens: (R, L) -> (R, L, D)."""
         embedded = self.bert.embeddings(input_ids, packing)
         hidden = Hidden(embedded, embedded)
-        images = images or (None, None, None)
+        keys_values = self._keys_values(images)
         last = None if wanted is None else Packing(wanted.mask, wanted.at_most)
-        for layer in layers[:-1]:
-            hidden = layer(hidden, packing, *images)
-        return (last or packing).pad(layers[-1](hidden, packing, *images, last).stream)
+        for layer, of_layer in zip(layers[:-1], keys_values, strict=False):
+            hidden = layer(hidden, packing, images, of_layer)
+        hidden = layers[-1](hidden, packing, images, keys_values[len(layers) - 1], last)
+        return (last or packing).pad(hidden.stream)
 
     def before_images(self, input_ids: Tensor, attention_mask: Tensor, num_tokens: int) -> Tensor:
         """The part of cross-modal mode that no image can change, up to the first cross-attention.

@@ -74,24 +74,27 @@ def _cross_modal(
     """
     n = len(lesson.pairs.person_id)
     rows = {each.key: each.rows(lesson.pairs, lesson.prepared[each.key]) for each in objectives if each.has_rows}
-    wrong_image, parts = None, list(rows.values())
+    pair_rows, wrong_image = [], None
     if any(objective.sees_pairs for objective in objectives):
         with_chunks = any(objective.sees_chunks for objective in objectives)
-        parts.append(join_rows([_pair_rows(texts, with_chunks) for texts in pair_texts]))
+        pair_rows = [_pair_rows(texts, with_chunks) for texts in pair_texts]
         wrong_image = negatives.image_index
         if 2 * n < len(image_tokens):  # only these images are looked at: no keys and values for others
             image_tokens = torch.cat([image_tokens[:n], image_tokens[wrong_image]])
             wrong_image = n + torch.arange(n, device=image_tokens.device)
     else:
         image_tokens = image_tokens[:n]
-    if not parts:
+    if not rows and not pair_rows:
         return None, {}
-    ids, tokens, wanted = join_rows(parts)
+    ids, tokens, wanted = join_rows([*rows.values(), *pair_rows])
     hidden = model.text_encoder.cross_modal(
         ids, tokens.mask, image_tokens, wrong_image, own_images=n, at_most=tokens.at_most, wanted=wanted
-    ).split([len(part.input_ids) for part in parts])
-    own = {key: states[:, : part.input_ids.shape[1]] for (key, part), states in zip(rows.items(), hidden, strict=False)}
-    return (hidden[-1] if len(parts) > len(rows) else None), own
+    )
+    *own, of_pairs = hidden.split([*(len(part.input_ids) for part in rows.values()), n * len(pair_rows)])
+    own_hidden = {
+        key: states[:, : part.input_ids.shape[1]] for (key, part), states in zip(rows.items(), own, strict=True)
+    }
+    return of_pairs if pair_rows else None, own_hidden
 
 
 def _pair_rows(texts: Texts, with_chunks: bool) -> TextRows:
