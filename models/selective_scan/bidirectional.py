@@ -6,6 +6,7 @@ Nothing is flipped, unless a backend needs it: convolution and scan run backward
 that each step is one launch for both; where gradients are wanted, `MixerNode` takes them by hand for the same reason.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +36,8 @@ class MixerWeights(NamedTuple):
 def bidirectional_mamba(xz: Tensor, weights: MixerWeights, *, scale: float = 1.0, backend: str = "auto") -> Tensor:
     """xz (B, L, 2 * E), of which x is the first half -> scale * the sum of both directions, gated by z (B, L, E)."""
     x, z = xz.chunk(2, dim=-1)
-    if torch.is_grad_enabled() and not torch.compiler.is_exporting() and xz.numel() > 0:
+    differentiated = torch.is_grad_enabled() and any(each.requires_grad for each in (xz, *weights))
+    if differentiated and not torch.compiler.is_exporting() and xz.numel() > 0:
         chosen = choose_backend(backend, xz.device.type, xz.dtype, weights.A_log.shape[-1])
         conv, scan = conv_operator(x, weights.conv_weight), BACKENDS[chosen].operator
         if conv is not None and scan is not None:
@@ -89,15 +91,16 @@ def _project(u: Tensor, weights: MixerWeights) -> tuple[Tensor, Tensor]:
 
 def _scan_of(u: Tensor, delta: Tensor, projected: Tensor, z: Tensor, weights: MixerWeights, scale: float) -> Scan:
     """What the scan reads: u (2, B, L, E), z (B, L, E), the results of `_project`, and the parameters."""
-    B, C = _B_and_C(projected, weights, u.shape[1]).unbind(1)
+    B, C = _B_and_C(projected, weights, u.shape[1:3]).unbind(1)
     of_each = (u, delta.view(u.shape), weights.A_log, B, C, weights.D, weights.dt_bias)
     fields = zip(*(each.unbind() for each in of_each), (False, True), strict=True)
     return Scan(tuple(map(Direction._make, fields)), z, delta_softplus=True, log_A=True, scale=scale)
 
 
-def _B_and_C(projected: Tensor, weights: MixerWeights, batch: int) -> Tensor:
-    """(2, B * L, R + 2 * N) -> (2, B and C, batch, group, L, N), a view."""
-    columns = projected[..., weights.dt_proj.shape[2] :].unflatten(-1, (2, -1)).unflatten(1, (batch, -1))
+def _B_and_C(projected: Tensor, weights: MixerWeights, sizes: Sequence[int]) -> Tensor:
+    """(2, B * L, R + 2 * N) -> (2, B and C, batch, group, L, N), a view. sizes: batch and L."""
+    state = weights.A_log.shape[2]
+    columns = projected[..., weights.dt_proj.shape[2] :].unflatten(-1, (2, state)).unflatten(1, sizes)
     return columns.permute(0, 3, 1, 2, 4).unsqueeze(3)  # one group
 
 
@@ -128,7 +131,7 @@ class MixerNode(torch.autograd.Function):
         grad_x, grad_z = grad_xz.chunk(2, dim=-1)
 
         scan = _scan_of(u, delta, projected, z, weights, ctx.scale)
-        targets = Targets(grad_z, _B_and_C(grad_projected, weights, u.shape[1]))
+        targets = Targets(grad_z, _B_and_C(grad_projected, weights, u.shape[1:3]))
         of_scan = ctx.scan_operator.backward(scan, grad_out, Kept(y, states), targets)
         grad_u, grad_delta = of_scan.u.flatten(1, 2), of_scan.delta.flatten(1, 2)  # (2, B * L, E)
 

@@ -1,15 +1,18 @@
-"""The mixer's fused parts on a CPU: convolution with SiLU, and both scans with the gate behind their sum."""
+"""The mixer's fused parts on a CPU: convolution with SiLU, both scans with the gate behind their sum, and the node that
+computes both and all between them, with its gradients by hand."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from models.joined_weights import joined_once
 from models.mamba_mixer import BidirectionalMambaMixer
 from models.selective_scan import bidirectional
-from models.selective_scan.bidirectional import conv_silu
+from models.selective_scan.bidirectional import MixerWeights, bidirectional_mamba, conv_silu
 from models.selective_scan.cpu_conv import can_convolve, conv_silu_cpu
 from models.selective_scan.directions import Scan
 from models.selective_scan.interface import scan_directions
+from tests.helpers.dispatch import dispatched
 from tests.helpers.scans import make_scan, needs_kernel
 
 CHUNK = 16  # of cpu_tiles.h; lengths around it and below the number of taps are the edges
@@ -74,7 +77,11 @@ def test_the_number_of_threads_changes_no_digit_of_the_convolution():
 
 
 def test_the_convolution_is_registered_as_torch_compile_needs_it():
-    torch.library.opcheck(torch.ops.mamba_tbps.conv_silu.default, tuple(conv_inputs(2, 5, 8)))
+    inputs = conv_inputs(2, 5, 8)
+    torch.library.opcheck(torch.ops.mamba_tbps.conv_silu.default, tuple(inputs))
+    grad_x = torch.zeros(2, 5, 16)[..., :8]
+    arguments = (torch.randn(2, 2, 5, 8), *(each.detach() for each in inputs), grad_x)
+    torch.library.opcheck(torch.ops.mamba_tbps.conv_silu_backward.default, arguments, test_utils=("test_schema",))
 
 
 # ---- both scans ----
@@ -148,3 +155,89 @@ def test_a_mixer_halves_its_two_directions(backend):
     halved = mixer(tokens)
     mixer.divide_out = False
     torch.testing.assert_close(halved * 2, mixer(tokens))
+
+
+# ---- the whole between in_proj and out_proj ----
+
+
+def core_inputs(dtype, *, batch=3, length=CHUNK + 3, inner=24, state=4, rank=2):
+    torch.manual_seed(0)
+    weights = MixerWeights(
+        conv_weight=torch.randn(2, inner, 4),
+        conv_bias=torch.randn(2, inner),
+        x_proj=torch.randn(2, rank + 2 * state, inner) / inner**0.5,
+        dt_proj=torch.randn(2, inner, rank),
+        dt_bias=torch.randn(2, inner) - 2,
+        A_log=torch.randn(2, inner, state),
+        D=torch.randn(2, inner),
+    )
+    inputs = [torch.randn(batch, length, 2 * inner), *weights]
+    factors = (0, 1 + MixerWeights._fields.index("x_proj"), 1 + MixerWeights._fields.index("dt_proj"))
+    return [each.to(dtype if place in factors else torch.float32) for place, each in enumerate(inputs)]
+
+
+def core_results(inputs, **options):
+    xz, *weights = inputs = [each.detach().requires_grad_() for each in inputs]
+    out = bidirectional_mamba(xz, MixerWeights(*weights), scale=0.5, **options)
+    slopes = torch.linspace(-1, 1, out.numel()).view(out.shape).to(out)
+    return [out.detach(), *torch.autograd.grad(out, inputs, slopes)]
+
+
+@needs_kernel
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-6)])
+def test_gradients_by_hand_are_those_of_autograd(dtype, tolerance):
+    """Against float64, within the tolerance times the largest element of each."""
+    inputs = core_inputs(dtype)
+    exact = core_results([each.double() for each in inputs], backend="reference")
+    for number, (ours, reference) in enumerate(zip(core_results(inputs, backend="cpu"), exact, strict=True)):
+        assert ours.dtype == (dtype if number == 0 else inputs[number - 1].dtype)
+        assert (ours - reference).abs().max() <= tolerance * reference.abs().max()
+
+
+@needs_kernel
+def test_an_empty_batch_has_gradients():
+    results = core_results(core_inputs(torch.float32, batch=0), backend="cpu")
+    assert results[0].shape == (0, CHUNK + 3, 24)
+    assert not any(each.any() for each in results)
+
+
+@needs_kernel
+def test_without_gradients_a_mixer_gives_the_same():
+    mixer, tokens = BidirectionalMambaMixer(16, scan_backend="cpu"), torch.randn(2, 7, 16)
+    with torch.no_grad():
+        out = mixer(tokens)
+    assert torch.equal(out, mixer(tokens))
+
+
+@needs_kernel
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"], ids=["bf16", "fp32"])
+def test_operators_of_a_mixer_with_joined_weights(device_type):
+    """Four products, convolution and scan; backward a second product for each of the four."""
+    mixer, tokens = BidirectionalMambaMixer(16, scan_backend="cpu"), torch.randn(2, 7, 16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=device_type == "cpu"), joined_once(mixer, device_type):
+        assert mixer.has_copies
+        tokens = tokens.to(torch.get_autocast_dtype("cpu") if device_type == "cpu" else torch.float32)
+        with dispatched() as forward:
+            out = mixer(tokens)
+        slopes = torch.ones_like(out)
+        with dispatched() as backward:
+            out.backward(slopes)
+    assert forward == {"mm": 2, "conv_silu": 1, "bmm": 2, "selective_scan": 1}
+    products = {"mm": 4, "bmm": 3, "baddbmm_": 1}
+    memory = {"empty_like": 2}  # launches nothing
+    of_joins = {"empty": 1, "_foreach_copy_": 1}
+    of_tokens = {"_to_copy": 1} if device_type == "cpu" else {}
+    kernels = {"conv_silu_backward": 1, "selective_scan_backward": 1}
+    assert backward == products | kernels | memory | of_joins | of_tokens
+
+
+@needs_kernel
+def test_a_mixer_compiles_without_a_graph_break():
+    mixer, tokens = BidirectionalMambaMixer(16, scan_backend="cpu"), torch.randn(2, 7, 16)
+    results = []
+    for forward in (mixer, torch.compile(mixer, fullgraph=True, backend="aot_eager")):
+        mixer.zero_grad()
+        out = forward(tokens)
+        out.sum().backward()
+        results.append([out, *(each.grad for each in mixer.parameters())])
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)

@@ -115,3 +115,26 @@ def test_the_two_directions_of_a_vim_are_halved():
     summed.load_state_dict(halved.state_dict())
     tokens = torch.randn(2, 5, 16)
     torch.testing.assert_close(2 * halved(tokens), summed(tokens), rtol=1e-5, atol=1e-6)
+
+
+def test_drop_path_scales_the_branch_of_every_layer_by_item(monkeypatch):
+    torch.manual_seed(0)
+    encoder, tokens = vim(), torch.randn(2, 5, 16)
+    scales = torch.tensor([[1.0, 1.0], [0.0, 1.25], [2.0, 0.0]])
+    monkeypatch.setattr(encoder, "_row_scales", lambda residual: scales.unbind())
+    residual = tokens
+    for layer, scale in zip(encoder.layers, scales, strict=True):
+        residual = residual + scale[:, None, None] * layer.mixer(layer.norm(residual))
+    torch.testing.assert_close(encoder.encode_tokens(tokens), encoder.norm_f(residual), rtol=1e-5, atol=1e-6)
+
+
+def test_drop_path_drops_items_in_training_alone_and_keeps_the_mean():
+    torch.manual_seed(0)
+    encoder, residual = vim(drop_path=0.2), torch.zeros(4000, 1, 16)
+    drawn = torch.stack(list(encoder._row_scales(residual)))
+    for scales, keep in zip(drawn, (1.0, 0.9, 0.8), strict=True):
+        assert set(scales.tolist()) <= {0.0, torch.tensor(1 / keep).item()}
+        assert scales.count_nonzero() / 4000 == pytest.approx(keep, abs=0.03)
+    assert not torch.equal(drawn[1] > 0, drawn[2] > 0)
+    assert list(encoder.eval()._row_scales(residual)) == [None] * 3
+    assert list(vim()._row_scales(residual)) == [None] * 3
