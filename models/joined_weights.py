@@ -62,6 +62,12 @@ class JoinedModule(nn.Module):
             return copy
         return self.joins()[name].tensor()
 
+    def all_joined(self) -> dict[str, Tensor]:
+        """Of all names: without copies, this describes the joins once instead of once for each name."""
+        if self._copies is not None:
+            return {name: self.joined(name) for name in self._copies}
+        return {name: joint.tensor() for name, joint in self.joins().items()}
+
 
 class JoinedLinear(nn.Linear, JoinedModule):
     """A linear layer whose weights are cast once in a step."""

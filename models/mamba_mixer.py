@@ -67,19 +67,14 @@ class BidirectionalMambaMixer(JoinedModule):
         }
 
     def forward(self, tokens: Tensor) -> Tensor:
-        xz = F.linear(tokens, self.joined("in_proj"))  # (B, L, 2 * E)
-        weights = MixerWeights(
-            conv_weight=self.joined("conv_weight").squeeze(2),
-            conv_bias=self.joined("conv_bias"),
-            x_proj=self.joined("x_proj"),
-            dt_proj=self.joined("dt_proj"),
-            dt_bias=self.joined("dt_bias"),
-            A_log=self.joined("A_log"),
-            D=self.joined("D"),
-        )
+        joined = self.all_joined()
+        in_proj, out_proj = joined.pop("in_proj"), joined.pop("out_proj")
+        xz = F.linear(tokens, in_proj)  # (B, L, 2 * E)
+        weights = MixerWeights(**joined)
+        weights = weights._replace(conv_weight=weights.conv_weight.squeeze(2))
         scale = 0.5 if self.divide_out else 1.0
         mixed = bidirectional_mamba(xz, weights, scale=scale, backend=self.scan_backend)  # (B, L, E)
-        return F.linear(mixed, self.joined("out_proj"))
+        return F.linear(mixed, out_proj)
 
 
 def _init_step_size(dt_proj: nn.Linear) -> None:
