@@ -89,22 +89,18 @@ def contrastive_loss(
     image_columns = torch.cat([momentum_image if candidate_image is None else candidate_image, queue_image])
     text_columns = torch.cat([momentum_text if candidate_text is None else candidate_text, queue_text])
     column_id = torch.cat([person_id if candidate_person_id is None else candidate_person_id, queue_person_id])
-    pairs = [
-        (image, momentum_image, text_columns),
-        (text, momentum_text, image_columns),
-        (image, momentum_image, image_columns),
-        (text, momentum_text, text_columns),
-    ]
-    targets = identity_targets(person_id, column_id, dtype=at_least_float32(image).dtype)
+    # images and texts are compared with the same columns, so two directions at a time are one product
+    rows = at_least_float32(torch.cat([image, text]))
+    momentum_rows = at_least_float32(torch.cat([momentum_image, momentum_text]))
+    targets = identity_targets(person_id, column_id, dtype=rows.dtype).repeat(2, 1)
     # Without autocast: bf16 products, divided by a temperature near 0.05, would be off by several hundredths.
     with torch.autocast(device_type=image.device.type, enabled=False):
         losses = []
-        for online, momentum, columns in pairs:
-            columns = at_least_float32(columns.detach()).T
-            logits = at_least_float32(online) @ columns / temperature
+        for candidates in (text_columns, image_columns):
+            columns = at_least_float32(candidates.detach()).T
             with torch.no_grad():
-                momentum_logits = at_least_float32(momentum) @ columns / temperature
-            losses.append(itc_loss(logits, targets, momentum_logits, alpha=alpha))
+                momentum_logits = momentum_rows @ columns / temperature
+            losses.append(itc_loss(rows @ columns / temperature, targets, momentum_logits, alpha=alpha))
         return torch.stack(losses).mean()
 
 

@@ -149,7 +149,7 @@ class _Copies(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         joined = layout.empty(parts[0].device)
         views = [view for number, tensor in enumerate(joined) for view in layout.split(tensor, number)]
-        torch._foreach_copy_(views, list(parts))
+        _copy(views, list(parts))
         return tuple(tensor.view_as(tensor) for _ in range(USES) for tensor in joined)
 
     @staticmethod
@@ -169,7 +169,7 @@ class _Copies(torch.autograd.Function):
             block = torch.empty(sum(piece.numel() for _, piece in wanted), device=wanted[0][1].device)
             rows = block.split([piece.numel() for _, piece in wanted])
             targets = [row.view(piece.shape) for row, (_, piece) in zip(rows, wanted, strict=True)]
-            torch._foreach_copy_(targets, [piece for _, piece in wanted])
+            _copy(targets, [piece for _, piece in wanted])
             for (place, _), target in zip(wanted, targets, strict=True):
                 result[place] = target
         return None, *result
@@ -186,8 +186,26 @@ def _added(grads: Sequence[Tensor | None], number: int) -> list[Tensor | None]:
             elif grad is not None:
                 places.append(place)
                 addends.append(grad)
-    if places:
-        firsts = [total for place in places if (total := totals[place]) is not None]
-        for place, total in zip(places, torch._foreach_add(firsts, addends), strict=True):
-            totals[place] = total
+    firsts = [total for place in places if (total := totals[place]) is not None]
+    for group in _by_dtype(addends):
+        sums = torch._foreach_add([firsts[at] for at in group], [addends[at] for at in group])
+        for at, total in zip(group, sums, strict=True):
+            totals[places[at]] = total
     return totals
+
+
+def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """One operator for each pair of dtypes: with one pair, a GPU copies many tensors in a launch."""
+    groups: defaultdict[tuple[torch.dtype, torch.dtype], list[int]] = defaultdict(list)
+    for number, pair in enumerate(zip(targets, sources, strict=True)):
+        groups[pair[0].dtype, pair[1].dtype].append(number)
+    for group in groups.values():
+        torch._foreach_copy_([targets[at] for at in group], [sources[at] for at in group])
+
+
+def _by_dtype(tensors: Sequence[Tensor]) -> list[list[int]]:
+    """Their numbers, grouped."""
+    groups: defaultdict[torch.dtype, list[int]] = defaultdict(list)
+    for number, tensor in enumerate(tensors):
+        groups[tensor.dtype].append(number)
+    return list(groups.values())

@@ -31,7 +31,7 @@ class Packing:
         self._is_static = not is_counted(flat, at_most)
         self._place = find(flat, at_most, fill=places)[:, 0]  # (T,)
         # (R * L,) number of each token among the packed ones; -1 where there is none
-        self._rank = torch.where(flat > 0, flat.cumsum(0) - 1, -1) if self._is_static else flat.cumsum(0) - 1
+        self._rank = flat.cumsum(0) * flat - 1 if self._is_static else flat.cumsum(0) - 1
         self._indices: dict[Packing, tuple[Tensor, Tensor]] = {}  # of `select`, for the layers that share a part
         self.column = self._place % attention_mask.shape[1]  # (T,)
 

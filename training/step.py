@@ -63,11 +63,12 @@ def device_step(
         with averaging(online, now=lesson is lessons[-1]):
             with autocast(device, precision):
                 losses = online(lesson, candidates, state.queue, alpha)
-            losses = {key: share[key] * loss for key, loss in losses.items()}
+            losses = {key: share[key] * loss if key in share else loss for key, loss in losses.items()}
             weights = config.losses.weights
             losses["total"] = torch.stack([weights[key] * loss for key, loss in losses.items()]).sum()
             state.scaler.scale(losses["total"]).backward()
-        sums = {key: sums.get(key, 0) + loss.detach() for key, loss in losses.items()}
+        parts = {key: loss.detach() for key, loss in losses.items()}
+        sums = {key: sums[key] + part for key, part in parts.items()} if sums else parts
     update_weights(state, config)
     state.queue.push(candidates.image, candidates.text, candidates.person_id)
     return sums
@@ -102,7 +103,9 @@ def gather_embeddings(parts: Sequence[Embeddings]) -> Embeddings:
 
 
 def shares_of(lessons: Sequence[Lesson], objectives: Sequence[Objective]) -> list[dict[str, float | Tensor]]:
-    """The factors of each part's losses. Summed over the parts and averaged over the processes, the losses are then
+    """The factors of each part's losses; a loss without one has the factor 1.
+
+    Summed over the parts and averaged over the processes, the losses are then
 
     - for mlm and mrtd, the mean over the words of the whole batch of all processes. A part has its own number of words.
     - for itc, prd and mae, the mean over the pairs. Each part has as many.
@@ -110,8 +113,9 @@ def shares_of(lessons: Sequence[Lesson], objectives: Sequence[Objective]) -> lis
       be drawn, attribute over those of them that have chunks, and their number differs from part to part. Since a part
       draws its negatives from its own pairs, no weights would make these two the losses of the whole batch.
     """
+    alone = len(lessons) == 1
     shares: list[dict[str, float | Tensor]] = [
-        dict.fromkeys((each.key for each in objectives), 1 / len(lessons)) for _ in lessons
+        {} if alone else dict.fromkeys((each.key for each in objectives), 1 / len(lessons)) for _ in lessons
     ]
     for each in objectives:
         numbers = [each.num_averaged(lesson.prepared[each.key]) for lesson in lessons]
