@@ -27,6 +27,7 @@ class TritonConvPasses:
                     K=weight.shape[2],
                     TIMES=TIMES,
                     CHANNELS=CHANNELS,
+                    num_warps=1,
                 )
         return u
 

@@ -26,28 +26,31 @@ def silu_slope(x):
 
 @triton.jit
 def conv_forward_kernel(
-    x, weight, bias, u, length, dim, x_batch, x_time,
-    K: tl.constexpr, TIMES: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """u (2, batch, length, dim) from TIMES positions and CHANNELS channels of one item per program."""
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
-    t = tl.program_id(1) * TIMES + tl.arange(0, TIMES)[:, None]
+    x, weight, bias, u, length, dim, x_batch, x_time, K: tl.constexpr, TIMES: tl.constexpr, CHANNELS: tl.constexpr
+):
+    """u (2, batch, length, dim), TIMES positions per program; all values are loaded before the first is stored."""
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    first = tl.program_id(1) * TIMES
     item = tl.program_id(2).to(tl.int64)
     exists = channel < dim
-    row = x + item * x_batch + channel
-    before = tl.zeros((TIMES, CHANNELS), tl.float32) + tl.load(bias + channel, mask=exists, other=0.0)
-    behind = tl.zeros((TIMES, CHANNELS), tl.float32) + tl.load(bias + dim + channel, mask=exists, other=0.0)
-    for k in tl.static_range(K):
-        w = tl.load(weight + channel * K + k, mask=exists, other=0.0)
-        before += w * load_row(row, t - (K - 1 - k), length, x_time, exists)
-    for k in tl.static_range(K):
-        w = tl.load(weight + (dim + channel) * K + k, mask=exists, other=0.0)
-        behind += w * load_row(row, t + (K - 1 - k), length, x_time, exists)
-    here = exists & (t < length)
-    out = (item * length + t) * dim + channel
+    row, out = x + item * x_batch + channel, u + item * length * dim + channel
     other = tl.num_programs(2).to(tl.int64) * length * dim  # from one direction to the other
-    tl.store(u + out, before * tl.sigmoid(before), mask=here)
-    tl.store(u + other + out, behind * tl.sigmoid(behind), mask=here)
+    xs, w_0, w_1 = (), (), ()
+    for i in tl.static_range(TIMES + 2 * (K - 1)):  # x[first - (K - 1)] and on
+        xs += (load_row(row, first + i - (K - 1), length, x_time, exists),)
+    for k in tl.static_range(K):
+        w_0 += (tl.load(weight + channel * K + k, mask=exists, other=0.0),)
+        w_1 += (tl.load(weight + (dim + channel) * K + k, mask=exists, other=0.0),)
+    shift_0 = tl.load(bias + channel, mask=exists, other=0.0)
+    shift_1 = tl.load(bias + dim + channel, mask=exists, other=0.0)
+    for i in tl.static_range(TIMES):
+        before, behind = shift_0, shift_1
+        for k in tl.static_range(K):
+            before += w_0[k] * xs[i + k]
+            behind += w_1[k] * xs[i + 2 * (K - 1) - k]
+        here = exists & (first + i < length)
+        tl.store(out + (first + i) * dim, before * tl.sigmoid(before), mask=here)
+        tl.store(out + other + (first + i) * dim, behind * tl.sigmoid(behind), mask=here)
 
 
 @triton.jit
