@@ -10,7 +10,8 @@ from models.selective_scan.conv_operator import ConvOperator
 from models.selective_scan.triton_scan import on_device_of
 
 TIMES, CHANNELS = 16, 64  # positions and channels per program, forward
-TIMES_BACKWARD, CHANNELS_BACKWARD = 32, 64  # few positions: a program takes them one after the other
+# Few positions, as a program takes them one after the other; with the 3 beyond its end they are 4 blocks of steps.
+TIMES_BACKWARD, STEPS_BACKWARD, CHANNELS_BACKWARD = 29, 8, 64
 
 
 class TritonConvPasses:
@@ -45,6 +46,7 @@ class TritonConvPasses:
                     *(*x.stride()[:2], *own_grad_x.stride()[:2]),
                     K=taps,
                     TIMES=TIMES_BACKWARD,
+                    STEPS=STEPS_BACKWARD,
                     CHANNELS=CHANNELS_BACKWARD,
                     num_warps=1,
                 )
