@@ -63,7 +63,7 @@ class ResidualOutput(JoinedModule):
     def joins(self) -> dict[str, Join]:
         return {
             "weight": join(self.dense.weight),
-            "bias": join(self.dense.bias),
+            "bias": join(self.dense.bias, is_factor=False),  # added in float32 by the fused operator
             "norm_weight": join(self.LayerNorm.weight, is_factor=False),
             "norm_bias": join(self.LayerNorm.bias, is_factor=False),
         }
@@ -73,16 +73,20 @@ class ResidualOutput(JoinedModule):
 
         seed: of the dropout, on a GPU, where it is drawn inside the fused operator; None = it is drawn here.
         """
-        branch = F.linear(hidden, self.joined("weight"), self.joined("bias"))
-        norm, weight, bias = self.LayerNorm, self.joined("norm_weight"), self.joined("norm_bias")
+        bias, norm = self.joined("bias"), self.LayerNorm
+        of_norm = self.joined("norm_weight"), self.joined("norm_bias"), norm.eps
+        drawn_here = seed is None and self.training and self.dropout.p > 0
+        adds_bias = self.has_copies and not drawn_here  # the fused operator does
+        branch = F.linear(hidden, self.joined("weight"), None if adds_bias else bias)
         if seed is None:
             branch = self.dropout(branch)
         if not self.has_copies:
-            out = F.layer_norm(branch + residual, norm.normalized_shape, weight, bias, norm.eps)
+            out = F.layer_norm(branch + residual, norm.normalized_shape, *of_norm)
             return Hidden(out, out)
         dropout = None if seed is None else Dropout(self.dropout.p, seed, self.call)
+        x_bias = bias if adds_bias else None
         return Hidden(
-            *dropout_add_layer_norm(branch, residual, weight, bias, norm.eps, dropout, stream_dtype=residual.dtype)
+            *dropout_add_layer_norm(branch, residual, *of_norm, dropout, stream_dtype=residual.dtype, x_bias=x_bias)
         )
 
 

@@ -29,20 +29,21 @@ def standardised(x, column, dim, eps):
 
 @triton.jit(do_not_specialize=["call"])
 def dropout_add_layer_norm_forward_kernel(
-    x, residual, weight, bias, out, stream, dim, seed, call, eps, prob, scale,
-    HAS_DROPOUT: tl.constexpr, HAS_STREAM: tl.constexpr, BLOCK: tl.constexpr,
+    x, residual, weight, bias, x_bias, out, stream, dim, seed, call, eps, prob, scale,
+    HAS_X_BIAS: tl.constexpr, HAS_DROPOUT: tl.constexpr, HAS_STREAM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One row."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     exists = column < dim
     value = load_row(x, row, column, dim)
+    if HAS_X_BIAS:
+        value += load_row(x_bias, 0, column, dim)
     if HAS_DROPOUT:
         value *= dropout_factor(seed, call, row, dim, prob, scale, BLOCK)
     value += load_row(residual, row, column, dim)
     normed, _ = standardised(value, column, dim, eps)
-    w = tl.load(weight + column, mask=exists, other=0.0).to(tl.float32)
-    normed = normed * w + tl.load(bias + column, mask=exists, other=0.0).to(tl.float32)
+    normed = normed * load_row(weight, 0, column, dim) + load_row(bias, 0, column, dim)
     tl.store(out + row * dim + column, normed, mask=exists)
     if HAS_STREAM:
         tl.store(stream + row * dim + column, normed, mask=exists)
@@ -50,22 +51,28 @@ def dropout_add_layer_norm_forward_kernel(
 
 @triton.jit(do_not_specialize=["call"])
 def dropout_add_layer_norm_backward_kernel(
-    grad_out, grad_stream, x, residual, weight, grad_x, grad_residual, parts, rows, rows_per_program, dim,
+    grad_out, grad_stream, x, residual, weight, x_bias, grad_x, grad_residual, parts, rows, rows_per_program, dim,
     seed, call, eps, prob, scale,
-    HAS_DROPOUT: tl.constexpr, HAS_STREAM: tl.constexpr, HAS_GRAD_X: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_X_BIAS: tl.constexpr, HAS_DROPOUT: tl.constexpr, HAS_STREAM: tl.constexpr, HAS_GRAD_X: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """rows_per_program rows, one after the other.
 
-    parts (programs, 2, dim) is each program's own part of the gradients of weight and bias.
+    parts (programs, 2 or 3, dim) is each program's own part of the gradients of weight, bias and x_bias.
     """
     first = tl.program_id(0).to(tl.int64) * rows_per_program
     column = tl.arange(0, BLOCK)
     exists = column < dim
-    w = tl.load(weight + column, mask=exists, other=0.0).to(tl.float32)
+    w = load_row(weight, 0, column, dim)
+    if HAS_X_BIAS:
+        x_offset = load_row(x_bias, 0, column, dim)
+        x_bias_sum = tl.zeros((BLOCK,), tl.float32)
     weight_sum = tl.zeros((BLOCK,), tl.float32)
     bias_sum = tl.zeros((BLOCK,), tl.float32)
     for row in range(first, tl.minimum(first + rows_per_program, rows)):
         value = load_row(x, row, column, dim)
+        if HAS_X_BIAS:
+            value += x_offset
         if HAS_DROPOUT:
             factor = dropout_factor(seed, call, row, dim, prob, scale, BLOCK)
             value *= factor
@@ -79,10 +86,14 @@ def dropout_add_layer_norm_backward_kernel(
         grad *= w
         total = inverse_deviation * (grad - tl.sum(grad, 0) / dim - normed * (tl.sum(grad * normed, 0) / dim))
         tl.store(grad_residual + row * dim + column, total, mask=exists)
+        if HAS_DROPOUT:
+            total *= factor
         if HAS_GRAD_X:
-            if HAS_DROPOUT:
-                total *= factor
             tl.store(grad_x + row * dim + column, total, mask=exists)
-    of_program = parts + tl.program_id(0) * 2 * dim + column
+        if HAS_X_BIAS:
+            x_bias_sum += total
+    of_program = parts + tl.program_id(0) * (3 if HAS_X_BIAS else 2) * dim + column
     tl.store(of_program, weight_sum, mask=exists)
     tl.store(of_program + dim, bias_sum, mask=exists)
+    if HAS_X_BIAS:
+        tl.store(of_program + 2 * dim, x_bias_sum, mask=exists)

@@ -69,9 +69,9 @@ def test_gather_rows(monkeypatch, tmp_path, arch, width, dtype):
 @pytest.mark.parametrize("prob", [0.0, 0.1])
 def test_dropout_add_layer_norm(monkeypatch, tmp_path, arch, dim, dtype, prob):
     kernels = compiled_kernels.compile_only(monkeypatch, arch)
-    inputs = [zeros(80, dim, dtype=dtype), zeros(80, dim), zeros(dim), zeros(dim)]
-    dropout = Dropout(prob, torch.tensor([1]), 1)
-    out = dropout_add_layer_norm(*inputs, dropout=dropout, out_dtype=dtype, stream_dtype=torch.float32)
+    inputs = [zeros(80, dim, dtype=dtype), zeros(80, dim), zeros(dim), zeros(dim), zeros(dim)]
+    options = {"dropout": Dropout(prob, torch.tensor([1]), 1), "stream_dtype": torch.float32, "x_bias": inputs[4]}
+    out = dropout_add_layer_norm(*inputs[:4], out_dtype=dtype, **options)
     outputs = set(out)
     torch.autograd.grad(list(outputs), inputs, [torch.zeros_like(x) for x in outputs])
     check(kernels, ["dropout_add_layer_norm_forward", "dropout_add_layer_norm_backward"], tmp_path)

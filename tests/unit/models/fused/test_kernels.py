@@ -99,14 +99,17 @@ def test_gather_rows_of_integers(monkeypatch):
 @pytest.mark.parametrize("shape", [(3, 8), (1, 21), (4, 70), (2, 1030)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, FLOAT32), (torch.bfloat16, BFLOAT16)])
 @pytest.mark.parametrize(("prob", "call"), [(0.0, 0), (0.4, 0), (0.4, 1), (0.4, 2**31 - 1)])
-def test_dropout_add_layer_norm(monkeypatch, shape, dtype, tolerance, prob, call):
+@pytest.mark.parametrize("biased", [False, True])
+def test_dropout_add_layer_norm(monkeypatch, shape, dtype, tolerance, prob, call, biased):
     dim = shape[1]
     inputs = [normal(*shape, dtype=dtype), normal(*shape, seed=1), normal(dim, seed=2), normal(dim, seed=3)]
-    dropout = Dropout(prob, torch.tensor([2**40 + 5], device=DEVICE), call)
+    options = {"eps": 1e-5, "out_dtype": dtype, "stream_dtype": torch.float32}
+    options["dropout"] = Dropout(prob, torch.tensor([2**40 + 5], device=DEVICE), call)
+    x_bias = normal(dim, seed=4) if biased else None
     got, want = by_both(
         monkeypatch,
-        lambda: dropout_add_layer_norm(*inputs, eps=1e-5, dropout=dropout, out_dtype=dtype, stream_dtype=torch.float32),
-        inputs,
+        lambda: dropout_add_layer_norm(*inputs, **options, x_bias=x_bias),
+        [*inputs, x_bias] if biased else inputs,
     )
     assert [x.dtype for x in got] == [x.dtype for x in want]
     assert_near(got, want, tolerance)
@@ -115,9 +118,9 @@ def test_dropout_add_layer_norm(monkeypatch, shape, dtype, tolerance, prob, call
 @on_kernels
 def test_dropout_add_layer_norm_with_several_rows_per_program(monkeypatch):
     monkeypatch.setattr("models.fused.layer_norm.MOST_PROGRAMS", 2)
-    inputs = [normal(7, 8), normal(7, 8, seed=1), normal(8, seed=2), normal(8, seed=3)]
-    dropout = Dropout(0.4, torch.tensor([5], device=DEVICE), 1)
-    got, want = by_both(monkeypatch, lambda: [dropout_add_layer_norm(*inputs, dropout=dropout).out], inputs)
+    inputs = [normal(7, 8), normal(7, 8, seed=1), *(normal(8, seed=seed) for seed in (2, 3, 4))]
+    options = {"dropout": Dropout(0.4, torch.tensor([5], device=DEVICE), 1), "x_bias": inputs[4]}
+    got, want = by_both(monkeypatch, lambda: [dropout_add_layer_norm(*inputs[:4], **options).out], inputs)
     assert_near(got, want, FLOAT32)
 
 

@@ -27,8 +27,15 @@ def draws(prob=0.4):
     return Dropout(prob, torch.tensor([11]), 2)
 
 
-def composed(x, residual, weight, bias, dropout=None, eps=1e-12):
+def bias_of(args):
+    """A bias of x, of the dtype of the layer's own."""
+    return torch.linspace(-1, 2, args[2].numel(), dtype=args[2].dtype).requires_grad_()
+
+
+def composed(x, residual, weight, bias, x_bias=None, dropout=None, eps=1e-12):
     """The same by PyTorch's own operators, differentiated by autograd."""
+    if x_bias is not None:
+        x = x + x_bias
     if dropout is not None:
         x = x * (uniform(dropout.seed, dropout.call, *x.shape) >= dropout.prob) / (1 - dropout.prob)
     return F.layer_norm(x + residual, weight.shape, weight, bias, eps)
@@ -51,9 +58,23 @@ def test_with_dropout_equals_the_composition():
 
 
 @pytest.mark.parametrize("dropout", [None, draws()])
+def test_with_the_bias_of_a_linear_layer(dropout):
+    args = make()
+    args.append(bias_of(args))
+    got = dropout_add_layer_norm(*args[:4], dropout=dropout, x_bias=args[4]).out
+    want = composed(*args, dropout=dropout)
+    assert_near([got, *gradients([got], args)], [want, *gradients([want], args)], 1e-5)
+
+
+@pytest.mark.parametrize("dropout", [None, draws()])
 def test_gradients_by_differences(dropout):
     args = make(rows=2, dim=5, dtype=torch.float64)
-    torch.autograd.gradcheck(lambda *args: dropout_add_layer_norm(*args, eps=1e-3, dropout=dropout).out, args)
+
+    def run(*args):
+        return dropout_add_layer_norm(*args[:4], eps=1e-3, dropout=dropout, x_bias=args[4] if args[4:] else None).out
+
+    torch.autograd.gradcheck(run, args)
+    torch.autograd.gradcheck(run, [*args, bias_of(args)])
 
 
 def test_a_probability_of_zero_drops_nothing():
@@ -67,6 +88,10 @@ def test_without_a_seed_pytorch_draws():
     got = dropout_add_layer_norm(*args, dropout=Dropout(0.4, None, 0)).out
     torch.manual_seed(0)
     assert torch.equal(got, composed(F.dropout(args[0], 0.4), *args[1:]))
+    torch.manual_seed(0)
+    got = dropout_add_layer_norm(*args, dropout=Dropout(0.4, None, 0), x_bias=bias_of(args)).out
+    torch.manual_seed(0)
+    assert torch.equal(got, composed(F.dropout(args[0] + bias_of(args), 0.4), *args[1:]))
 
 
 def test_dtypes_under_autocast():
@@ -78,6 +103,14 @@ def test_dtypes_under_autocast():
     grads = gradients(got, args)
     assert [each.dtype for each in grads] == [torch.bfloat16, *[torch.float32] * 3]
     assert torch.equal(grads[0], grads[1].bfloat16())
+
+
+def test_the_gradient_of_the_bias_is_summed_before_it_is_rounded():
+    args = make(dtype=torch.bfloat16, residual_dtype=torch.float32)
+    out = dropout_add_layer_norm(*args, x_bias=(x_bias := bias_of(args))).out
+    grad_residual, grad_bias = gradients([out], [args[1], x_bias])
+    assert grad_bias.dtype == torch.float32
+    assert_near([grad_bias], [grad_residual.sum(0)], 1e-6)
 
 
 @pytest.mark.parametrize("dropout", [None, draws()])
@@ -98,9 +131,10 @@ def test_gradients_of_both_copies_are_added(dropout):
 @pytest.mark.parametrize("dropout", [None, draws()])
 def test_one_operator_forward_and_one_backward(dropout):
     args = make(dtype=torch.bfloat16, residual_dtype=torch.float32)
+    options = {"dropout": dropout, "out_dtype": torch.bfloat16, "stream_dtype": torch.float32, "x_bias": bias_of(args)}
     forward, backward = operators_of(
-        lambda: dropout_add_layer_norm(*args, dropout=dropout, out_dtype=torch.bfloat16, stream_dtype=torch.float32),
-        args,
+        lambda: dropout_add_layer_norm(*args, **options),
+        [*args, options["x_bias"]],
     )
     assert (forward, backward) == (["dropout_add_layer_norm"], ["dropout_add_layer_norm_backward"])
 
@@ -133,7 +167,8 @@ def test_fake_tensors(stream_dtype):
         assert [(x.shape, x.dtype) for x in fake] == [((5, 8), torch.float32), ((5, 8), stream_dtype or torch.float32)]
     operator = torch.ops.mamba_tbps.dropout_add_layer_norm.default
     options = torch.float32, stream_dtype, 1e-12, *draws()
-    torch.library.opcheck(operator, (*make(), *options), test_utils=TESTS_OF_OPERATORS)
+    for x_bias in (None, bias_of(make())):
+        torch.library.opcheck(operator, (*make(), x_bias, *options), test_utils=TESTS_OF_OPERATORS)
 
 
 def test_bad_arguments():
