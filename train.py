@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         filled = start_from(model, args.init or config.init.paths, config, process, args.trust_checkpoint)
     model.to(process.device)
     momentum_encoder = build_momentum_encoder(model, config)
-    task = Objectives(model, objectives, share=config.losses.cross_modal_share)
+    task = Objectives(model, objectives, weights=config.losses.weights, share=config.losses.cross_modal_share)
     online = spread(task, momentum_encoder, config, process)
     state = build_state(
         model,

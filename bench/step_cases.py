@@ -93,7 +93,7 @@ def build(config: Config, variant: Variant, device: torch.device) -> Case:
     batch = made_up_batch(*sizes, objectives[0].settings)
     if device.type == "cuda":
         batch = collate_for_gpu(batch, parts=config.train.accumulate, share=config.losses.cross_modal_share)
-    task = Objectives(model, objectives, share=config.losses.cross_modal_share)
+    task = Objectives(model, objectives, weights=config.losses.weights, share=config.losses.cross_modal_share)
     run = device_step_of(config, Process(0, 1, 0, device), state.optimizer)
     return Case(config, state, task, to_device(batch, device), run)
 

@@ -38,8 +38,8 @@ from bench.step_cases import CASES, PLAIN, Case, Variant, build, config_of, grad
 from bench.step_parts import PARTS
 from bench.timing import matmul_rate, take_turns
 from training.allocator import keep_freed_memory
-from training.graphs import WARM_UP_STEPS
 from utils.config import Config
+from utils.cuda_graphs import WARM_UP_CALLS
 from utils.log import set_up_logging
 from utils.precision import best_precision
 
@@ -139,7 +139,7 @@ def start(config: Config, variant: Variant, device: torch.device, draws: SameDra
     with draws.of_a_step(), FlopCounterMode(display=False) as operations:
         losses = {key: loss.clone() for key, loss in step(case, variant).items()}
     first = gradients(case)
-    for _ in range(WARM_UP_STEPS if variant.graph else 0):
+    for _ in range(WARM_UP_CALLS if variant.graph else 0):
         step(case, variant)
     with OperatorCounter() as operators:
         step(case, variant)

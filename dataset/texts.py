@@ -82,7 +82,7 @@ class TextRows(NamedTuple):
 
 def is_class_token(attention_mask: Tensor) -> Tensor:
     """(R, L) like the mask: 1 at [CLS], the first token of each row."""
-    return torch.cat([torch.ones_like(attention_mask[:, :1]), torch.zeros_like(attention_mask[:, 1:])], dim=1)
+    return F.pad(attention_mask[:, :1], (0, attention_mask.shape[1] - 1))
 
 
 def join_rows(parts: Sequence[TextRows]) -> TextRows:

@@ -16,10 +16,14 @@ from torch.utils.data import DataLoader, Subset
 from evaluation.metrics import Metrics, Tail, mean_metrics, measure_queries
 from evaluation.rerank import rerank
 from evaluation.token_store import TokenStore
+from models.joined_weights import joined_once
 from models.person_search import PersonSearchModel
+from utils.cuda_graphs import Graphs
 from utils.distributed import Process, gather_objects, maximum
 from utils.log import progress
 from utils.precision import autocast
+
+WORTH_A_GRAPH = 16  # batches of images on a GPU; for fewer, capturing a graph takes longer than it saves
 
 
 class Scores(NamedTuple):
@@ -96,7 +100,7 @@ def encode_gallery(model: PersonSearchModel, image_batches: DataLoader, settings
     seconds: dict[str, float] = {}
     batches = _share(image_batches, process)
     tokens = TokenStore(_num_rows(batches), process.device) if settings.rerank_top_k else None
-    with autocast(process.device, settings.precision), _timed(seconds, "images"):
+    with _encoding(model, settings), _timed(seconds, "images"):
         images = embed_images(model, batches, process.device, tokens)
     return EncodedGallery(images, tokens, _own_rows(len(images.person_id), process).start, seconds["images"])
 
@@ -107,7 +111,7 @@ def score_captions(
 ) -> Scores:
     """The second half of `score_gallery`. The model must be in evaluation mode."""
     process, seconds = settings.process, {"images": gallery.seconds}
-    with autocast(process.device, settings.precision), _timed(seconds, "captions"):
+    with _encoding(model, settings), _timed(seconds, "captions"):
         queries = embed_captions(model, _share(caption_batches, process), process.device)
     # outside autocast: in bf16 most of a gallery would tie
     similarity = queries.embedding @ gallery.images.embedding.T
@@ -138,11 +142,18 @@ def embed_images(
 ) -> GalleryEmbeddings:
     """Encode this process's images, store their tokens if a store is given, and gather the embeddings of all."""
     embeddings, person_ids = [], []
+    graphs = Graphs("encoding images") if device.type == "cuda" and len(image_batches) >= WORTH_A_GRAPH else None
+
+    def encode(image: Tensor) -> tuple[Tensor, Tensor]:
+        features, embedding = model.encode_image(model.normalize(image))
+        return features.tokens, embedding
+
     with progress(_num_rows(image_batches), "encode images", "images") as bar:
         for batch in image_batches:
-            features, embedding = model.encode_image(model.normalize(batch.image.to(device, non_blocking=True)))
+            image = batch.image.to(device, non_blocking=True)
+            of_batch, embedding = encode(image) if graphs is None else graphs(encode, image)
             if tokens is not None:
-                tokens.append(features.tokens)
+                tokens.append(of_batch)
             embeddings.append(embedding.float().cpu())
             person_ids.append(batch.person_id)
             bar.advance(len(batch.person_id))
@@ -194,6 +205,14 @@ def _num_rows(batches: DataLoader) -> int:
     rows = batches.dataset
     assert isinstance(rows, Sized)
     return len(rows)
+
+
+@contextmanager
+def _encoding(model: PersonSearchModel, settings: ScoringSettings) -> Iterator[None]:
+    """In the precision asked for, with weights that are cast once for all batches."""
+    device = settings.process.device
+    with autocast(device, settings.precision), joined_once(model, device.type):
+        yield
 
 
 @contextmanager

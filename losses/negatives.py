@@ -21,12 +21,15 @@ class Negatives(NamedTuple):
         return Negatives(*(field[:rows] for field in self))
 
 
-def negative_weights(logits: Tensor, person_id: Tensor) -> Tensor:
-    """Chance of each batch member to be drawn as negative: (B, B) similarity / temperature -> (B, B).
+def negative_weights(logits: Tensor, person_id: Tensor, column_person_id: Tensor | None = None) -> Tensor:
+    """Chance of each column to be drawn as negative of each row: (R, B) similarity / temperature -> (R, B).
 
     The softmax of a row with its own person set to 0, scaled to sum to 1; all 0 where there is no other person.
+
+    Args: person_id: (R,) of the rows. column_person_id: (B,); None = the same.
     """
-    same_person = person_id[:, None] == person_id[None, :]
+    columns = person_id if column_person_id is None else column_person_id
+    same_person = person_id[:, None] == columns[None, :]
     # Masked before the softmax: at a low temperature all that is left could round to 0 after it.
     lowest = torch.finfo(torch.float32).min
     return logits.float().masked_fill(same_person, lowest).softmax(dim=1).masked_fill(same_person, 0.0)
@@ -42,7 +45,7 @@ def draw_negatives(
         person_id: (B,).
     """
     with torch.no_grad():
-        text_index = draw_index(negative_weights(logits_i2t, person_id), generator)
-        image_index = draw_index(negative_weights(logits_t2i, person_id), generator)
+        weights = negative_weights(torch.cat([logits_i2t, logits_t2i]), person_id.repeat(2), person_id)
+        text_index, image_index = draw_index(weights, generator).chunk(2)
     valid = (person_id[:, None] != person_id[None, :]).any(dim=1)
     return Negatives(image_index, text_index, valid, valid)

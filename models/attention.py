@@ -21,8 +21,8 @@ class KeyMask:
     def added(self, dtype: torch.dtype) -> Tensor:
         """(R, 1, 1, L)."""
         if dtype not in self._added:
-            zeros = torch.zeros(self._forbidden.shape, dtype=dtype, device=self._forbidden.device)
-            self._added[dtype] = zeros.masked_fill_(self._forbidden, float("-inf"))
+            allowed = torch.zeros((), dtype=dtype, device=self._forbidden.device)
+            self._added[dtype] = torch.where(self._forbidden, float("-inf"), allowed)
         return self._added[dtype]
 
 

@@ -46,7 +46,7 @@ def join(*parts: Tensor, stacked: bool = False, is_factor: bool = True) -> Join:
 class JoinedModule(nn.Module):
     """A module that computes with joined weights: `self.joined("name")` of what `joins` lists."""
 
-    _copies: dict[str, Iterator[Tensor]] | None = None  # set by joined_once
+    _copies: dict[str, list[Tensor]] | None = None  # aliases that are left, set by joined_once
 
     def joins(self) -> dict[str, Join]:
         raise NotImplementedError
@@ -57,10 +57,10 @@ class JoinedModule(nn.Module):
         return self._copies is not None
 
     def joined(self, name: str) -> Tensor:
-        copies = self._copies
-        if copies is not None and (copy := next(copies[name], None)) is not None:
-            return copy
-        return self.joins()[name].tensor()
+        if self._copies is None:
+            return self.joins()[name].tensor()
+        aliases = self._copies[name]
+        return aliases.pop() if len(aliases) > 1 else aliases[0]  # the last one serves all further passes
 
     def all_joined(self) -> dict[str, Tensor]:
         """Of all names: without copies, this describes the joins once instead of once for each name."""
@@ -99,7 +99,7 @@ def joined_once(network: nn.Module, device_type: str) -> Iterator[None]:
         for number, (module, name, _) in enumerate(keys):
             if module._copies is None:
                 module._copies = {}
-            module._copies[name] = iter(aliases[number :: len(joins)])
+            module._copies[name] = list(aliases[number :: len(joins)])
         yield
     finally:
         for module in modules:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.fused import ResidualAndNorm, add_rms_norm
 from models.image_features import ImageFeatures, check_image_size, gather_patches
@@ -21,15 +22,20 @@ from models.positions import Grid, resize_positions
 NORM_EPS = 1e-5
 
 
-class PatchEmbed(nn.Module):
+class PatchEmbed(JoinedModule):
     """Cut an image into square patches and project each: (B, 3, H, W) -> (B, M, D), raster order."""
 
     def __init__(self, patch_size: int, width: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
 
+    def joins(self) -> dict[str, Join]:
+        assert self.proj.bias is not None
+        return {"weight": join(self.proj.weight), "bias": join(self.proj.bias)}
+
     def forward(self, image: Tensor) -> Tensor:
-        return self.proj(image).flatten(2).transpose(1, 2)
+        projected = F.conv2d(image, self.joined("weight"), self.joined("bias"), self.proj.stride)
+        return projected.flatten(2).transpose(1, 2)
 
 
 class ResidualNorm(nn.RMSNorm, JoinedModule):

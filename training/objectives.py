@@ -5,7 +5,7 @@ objectives share), and then one file of losses/ for each loss.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +28,25 @@ from utils.errors import UserError
 class Objectives(nn.Module):
     """The online model with its objectives: losses = objectives(lesson, candidates, queue, alpha).
 
-    share: of a batch's pairs, the first ones, that all objectives but itc see.
+    Args:
+        weights: factors of the summed losses, by key.
+        share: of a batch's pairs, the first ones, that all objectives but itc see.
     """
 
-    def __init__(self, model: PersonSearchModel, objectives: Sequence[Objective], *, share: float = 1.0) -> None:
+    weights: Tensor  # (objectives,), on the model's device
+
+    def __init__(
+        self,
+        model: PersonSearchModel,
+        objectives: Sequence[Objective],
+        *,
+        weights: Mapping[str, float],
+        share: float = 1.0,
+    ) -> None:
         super().__init__()
         self.model, self.objectives, self.share = model, tuple(objectives), share
+        factors = torch.tensor([float(weights[key]) for key in self.keys], device=model.temperature.device)
+        self.register_buffer("weights", factors, persistent=False)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -58,6 +71,10 @@ class Objectives(nn.Module):
             passes = run_passes(self.model, lesson, self.objectives)
             step = Step(self.model, lesson, passes, candidates, queue, alpha)
             return {each.key: each.loss(step, lesson.prepared[each.key]) for each in self.objectives}
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of the losses by key."""
+        return torch.stack([losses[key] for key in self.keys]) @ self.weights
 
 
 def build_objectives(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[Objective]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from dataset.batches import TrainBatch
@@ -64,8 +65,7 @@ def device_step(
             with autocast(device, precision):
                 losses = online(lesson, candidates, state.queue, alpha)
             losses = {key: share[key] * loss if key in share else loss for key, loss in losses.items()}
-            weights = config.losses.weights
-            losses["total"] = torch.stack([weights[key] * loss for key, loss in losses.items()]).sum()
+            losses["total"] = objectives.total(losses)
             state.scaler.scale(losses["total"]).backward()
         parts = {key: loss.detach() for key, loss in losses.items()}
         sums = {key: sums[key] + part for key, part in parts.items()} if sums else parts
@@ -114,6 +114,8 @@ def shares_of(lessons: Sequence[Lesson], objectives: Sequence[Objective]) -> lis
       draws its negatives from its own pairs, no weights would make these two the losses of the whole batch.
     """
     alone = len(lessons) == 1
+    if alone and not dist.is_initialized():
+        return [{}]
     shares: list[dict[str, float | Tensor]] = [
         {} if alone else dict.fromkeys((each.key for each in objectives), 1 / len(lessons)) for _ in lessons
     ]

@@ -36,5 +36,5 @@ def build_learner(config: Config, dtype: torch.dtype = torch.float32) -> Learner
     """With random weights, drawn as train.py draws them."""
     objectives = build_objectives(config, load_tokenizer(config.model.text_encoder.name))
     model = build_trained_model(config, objectives).to(dtype)
-    task = Objectives(model, objectives, share=config.losses.cross_modal_share)
+    task = Objectives(model, objectives, weights=config.losses.weights, share=config.losses.cross_modal_share)
     return Learner(model, task, build_momentum_encoder(model, config), build_queue(config).to(dtype))

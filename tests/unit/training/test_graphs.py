@@ -12,15 +12,16 @@ import torch
 
 from dataset.batches import collate_for_gpu, to_device
 from tests.helpers.steps import build_learner
-from training import graphs
-from training.graphs import WARM_UP_STEPS, GraphedStep, obstacle, shapes_of, tensors_of
+from training.graphs import GraphedStep, obstacle
 from training.loop import alpha_at
 from training.optimizer import keep_rates_on
 from training.state import MODULES, build_state
 from training.step import train_step
+from utils import cuda_graphs
+from utils.cuda_graphs import WARM_UP_CALLS, shapes_of, tensors_of
 from utils.distributed import Process
 
-STEPS = 2 * (WARM_UP_STEPS + 2)
+STEPS = 2 * (WARM_UP_CALLS + 2)
 
 
 class Recorder:
@@ -82,7 +83,7 @@ def test_replays_are_the_steps_that_would_have_run(debug_config, batch, settings
             losses.append({key: loss.item() for key, loss in found.items()})
         content = [getattr(state, name).state_dict() for name in ("model", "momentum_encoder", "queue", "schedule")]
         results.append((losses, content, torch.get_rng_state()))
-    assert recorder.replays == STEPS - 2 * WARM_UP_STEPS
+    assert recorder.replays == STEPS - 2 * WARM_UP_CALLS
     (eager_losses, eager, _), (losses, replayed, _) = results
     assert losses == eager_losses
     for one, other in zip(eager[:3], replayed[:3], strict=True):
@@ -101,14 +102,13 @@ def test_a_capture_that_fails_is_one_line_and_steps_go_on(debug_config, batch, c
     run = GraphedStep(refuse)
     batch = collate_for_gpu(batch, parts=1, share=1.0)
     with caplog.at_level(logging.WARNING):
-        for _ in range(WARM_UP_STEPS + 2):
+        for _ in range(WARM_UP_CALLS + 2):
             train_step(state, learner.objectives, batch, 0.4, config, run)
-    (record,) = [record for record in caplog.records if record.name == graphs.logger.name]
+    (record,) = [record for record in caplog.records if record.name == cuda_graphs.logger.name]
     assert record.getMessage() == (
-        "a step cannot be captured as a CUDA graph (operation not permitted when stream is capturing): "
-        "steps run eagerly"
+        "a step cannot be captured as a CUDA graph and runs eagerly: operation not permitted when stream is capturing"
     )
-    assert state.step == WARM_UP_STEPS + 2
+    assert state.step == WARM_UP_CALLS + 2
 
 
 @pytest.mark.parametrize(
@@ -152,5 +152,5 @@ def test_a_graph_gives_the_losses_of_eager_steps(debug_config, batch):
             losses.append({key: loss.item() for key, loss in found.items()})
         results.append(losses)
         if graphed:
-            assert len(run._recordings) == 2
+            assert len(run.graphs) == 2
     assert results[1] == results[0]

@@ -1,0 +1,125 @@
+"""CUDA graphs of a function: one launch for thousands of kernels.
+
+A graph replays the same kernels on the same memory. So there is one graph for each set of shapes, and its inputs lie in
+tensors of its own. The first calls with a set of shapes run eagerly; they also compile kernels and allocate what stays.
+All graphs of a function share one pool of memory, since only one runs at a time.
+
+Source: PyTorch, "CUDA Graphs", whole-network capture.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Recorder = Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]
+
+WARM_UP_CALLS = 3  # eager calls with a set of shapes before its graph is captured
+MOST_GRAPHS = 32  # further sets of shapes run eagerly: each graph takes some ten MB, and its capture the time of a call
+
+
+class Recording(NamedTuple):
+    """A captured call."""
+
+    inputs: Any  # what it reads
+    replay: Callable[[], None]
+    result: Any  # what it writes
+
+
+class Graphs:
+    """Calls a function, by replaying a graph where there is one for the shapes of its inputs.
+
+    The function must not wait for the GPU, and all that changes between calls must lie on the device. A capture that
+    fails is reported in one line, and all further calls run eagerly.
+
+    Args:
+        name: of the function, for that line.
+        record: captures a function of no arguments and returns how to replay it, and what it returned.
+    """
+
+    def __init__(self, name: str, record: Recorder | None = None) -> None:
+        self._name = name
+        self._record = record or _PoolRecorder()
+        self._recordings: dict[Any, Recording] = {}
+        self._eager_calls: Counter[Any] = Counter()
+        self._failed = False
+
+    def __len__(self) -> int:
+        """Graphs captured so far."""
+        return len(self._recordings)
+
+    def __call__(self, function: Callable[..., T], *inputs: Any) -> T:
+        """function(*inputs). The next call overwrites the tensors of the result.
+
+        Args: inputs: tensors, numbers, and named tuples of them.
+        """
+        key = shapes_of(inputs)
+        if key not in self._recordings:
+            if self._runs_eagerly(key):
+                self._eager_calls[key] += 1
+                return function(*inputs)
+            if not self._capture(key, function, inputs):
+                return function(*inputs)
+        recording = self._recordings[key]
+        for own, new in zip(tensors_of(recording.inputs), tensors_of(inputs), strict=True):
+            own.copy_(new, non_blocking=True)
+        recording.replay()
+        return recording.result
+
+    def _runs_eagerly(self, key: Any) -> bool:
+        return self._failed or self._eager_calls[key] < WARM_UP_CALLS or len(self._recordings) >= MOST_GRAPHS
+
+    def _capture(self, key: Any, function: Callable[..., T], inputs: tuple[Any, ...]) -> bool:
+        own = copied(inputs)
+        try:
+            replay, result = self._record(lambda: function(*own))
+        except Exception as error:  # whatever a kernel or a library cannot do while it is captured
+            self._failed = True
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            logger.warning("%s cannot be captured as a CUDA graph and runs eagerly: %s", self._name, reason)
+            return False
+        self._recordings[key] = Recording(own, replay, result)
+        return True
+
+
+class _PoolRecorder:
+    """Captures on the GPU; all graphs take their memory from one pool."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, function: Callable[[], T]) -> tuple[Callable[[], None], T]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            result = function()
+        return graph.replay, result
+
+
+def shapes_of(value: Any) -> Any:
+    """What decides which kernels run: shapes and dtypes of the tensors of a tuple, however nested, and its numbers."""
+    if isinstance(value, Tensor):
+        return (*value.shape, value.dtype)
+    return tuple(map(shapes_of, value)) if isinstance(value, tuple) else value
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """The tensors of a tuple, however nested."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [tensor for field in value for tensor in tensors_of(field)] if isinstance(value, tuple) else []
+
+
+def copied(value: Any) -> Any:
+    """The same tuple with tensors of its own."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if not isinstance(value, tuple):
+        return value
+    fields = map(copied, value)
+    return type(value)(*fields) if hasattr(value, "_fields") else tuple(fields)
