@@ -1,7 +1,7 @@
-"""Selective scan by our own Triton kernels (triton_kernels.py): float32 arithmetic on float32, bfloat16 or float16.
+"""Selective scan by our own Triton kernels (triton_*.py): float32 arithmetic on float32, bfloat16 or float16.
 
-One launch computes one direction or both. Results are the same to the last digit from run to run: programs write
-partial sums, and a second step adds them in a fixed order.
+One launch computes one direction or both, and two more add up what the programs of the backward pass have written, in a
+fixed order: results are the same to the last digit from run to run. A long scan of few channels is split along time.
 
 If TRITON_INTERPRET=1 is set before Python starts, Triton runs the kernels on the CPU: slowly, for tests.
 """
@@ -20,17 +20,22 @@ from models.selective_scan.custom_operator import Gradients, Kept, ScanOperator,
 from models.selective_scan.directions import Scan
 from models.selective_scan.self_test import trouble
 from models.selective_scan.triton_tiles import (
+    LANES_BACKWARD,
+    LANES_FORWARD,
     MAX_STATE,
+    REGISTERS_BACKWARD,
+    REGISTERS_FORWARD,
     grid_of,
     kept_shape,
+    most_registers,
+    segment_length,
+    tile_shape,
     tile_sizes,
-    tiles,
-    untiled,
 )
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 VECTOR_BYTES = 16  # that a thread loads at a time
-LANES_FORWARD, LANES_BACKWARD = 1, 2  # threads of a warp that share a channel's states
+BLOCK_OF_SUMS = 256  # numbers per program that adds up parts
 
 
 def obstacle(device_type: str, dtype: torch.dtype, state: int) -> str | None:
@@ -90,65 +95,64 @@ class TritonPasses(ScanPasses):
         return u.new_empty(u.shape), Kept(y, u.new_empty(kept, dtype=torch.float32))
 
     def forward(self, scan: Scan, keep: bool) -> tuple[Tensor, Kept]:
-        from models.selective_scan.triton_kernels import scan_forward_kernel
+        from models.selective_scan.triton_forward import scan_forward_kernel
 
         scan = with_aligned_projections(scan)
+        launch = Launch(scan)
         out, kept = outputs = self.empty_outputs(scan, keep)
-        u, delta, A, B, *_ = scan.directions[0]
-        groups, state = B.shape[1], A.shape[1]
         with on_device_of(out):
-            scan_forward_kernel[grid_of(u, groups, state)](
+            scan_forward_kernel[(*launch.grid, launch.segments)](
                 *_inputs(scan, stand_in=out),
-                *(out if scan.z is None else scan.z, out, *kept),
-                *_sizes(scan),
-                *u.stride()[:2],
-                *delta.stride()[:2],
-                *B.stride()[:3],
-                *((0, 0) if scan.z is None else scan.z.stride()[:2]),
+                *(out if scan.z is None else scan.z, out, *kept, _segment_states(scan, launch)),
+                *launch.sizes,
+                *launch.strides,
                 zero=0,
-                **_flags(scan),
-                KEEP_STATES=keep,
-                **tile_sizes(state, LANES_FORWARD),
+                **launch.constants,
+                DIM=launch.dim,
+                HAS_D=scan.directions[0].D is not None,
+                KEEP=keep,
+                SEGMENTS=launch.segments > 1,
+                **tile_sizes(launch.state, LANES_FORWARD),
                 num_warps=1,
+                **most_registers(out, launch.state, REGISTERS_FORWARD),
             )
         return outputs
 
     def backward(self, scan: Scan, grad_out: Tensor, kept: Kept, targets: Targets) -> Gradients:
-        from models.selective_scan.triton_kernels import scan_backward_kernel
+        from models.selective_scan.triton_backward import scan_backward_kernel
 
         scan = with_aligned_projections(scan)
         grad_out = grad_out if grad_out.stride(2) == 1 else grad_out.contiguous()
-        u, delta, _, B, *_ = scan.directions[0]
-        directions, (batch, groups, length, state), dim = len(scan.directions), B.shape, u.shape[2]
-        (programs, _), states = grid_of(u, groups, state), kept.states
-        grad_u, grad_delta, *_ = self.empty_gradients(scan)
-        grad_z = u.new_empty(0) if scan.z is None else scan.z.new_empty(u.shape)
-        parts = states.new_empty((directions, 2, batch, programs, length, state))
-        grad_A = states.new_empty((directions, batch, programs, *states.shape[-2:]))
-        grad_D, grad_bias = states.new_empty((2, directions, batch, dim))
+        launch, states = Launch(scan), kept.states
+        programs, batch = launch.grid
+        gradients = self.empty_gradients(scan)
+        grad_z = states if targets.z is None else targets.z
+        parts = states.new_empty((launch.directions, 2, batch, programs, launch.length, launch.state))
+        of_parameters = states.new_empty((launch.directions, batch * launch.segments, launch.dim * (launch.state + 2)))
         with on_device_of(states):
-            scan_backward_kernel[(programs, batch, directions)](
+            scan_backward_kernel[(programs, batch, launch.directions * launch.segments)](
                 grad_out,
                 *_inputs(scan, stand_in=states),
                 *((states, states) if scan.z is None else (scan.z, kept.y)),
-                states,
-                *(tuple(grad_u.unbind()), tuple(grad_delta.unbind()), grad_z, parts, grad_A, grad_D, grad_bias),
-                *_sizes(scan),
-                *grad_out.stride()[:2],
-                *u.stride()[:2],
-                *delta.stride()[:2],
-                *B.stride()[:3],
-                *((0, 0) if scan.z is None else scan.z.stride()[:2]),
+                *(states, _segment_states(scan, launch, grad_out)),
+                *(tuple(gradients.u.unbind()), tuple(gradients.delta.unbind()), grad_z, parts, of_parameters),
+                *launch.sizes,
+                grad_out.stride(0),
+                *launch.strides,
+                grad_z.stride(0),
                 zero=0,
-                **_flags(scan),
-                **tile_sizes(state, LANES_BACKWARD),
+                **launch.constants,
+                DIM=launch.dim,
+                G_TIME=grad_out.stride(1),
+                GZ_TIME=grad_z.stride(1),
+                HAS_D=scan.directions[0].D is not None,
+                SEGMENTS=launch.segments > 1,
+                **tile_sizes(launch.state, LANES_BACKWARD),
                 num_warps=1,
+                **most_registers(grad_out, launch.state, REGISTERS_BACKWARD),
             )
-        targets.BC.copy_(parts.unflatten(3, (groups, -1)).sum(4))
-        if targets.z is not None:
-            targets.z.copy_(grad_z)
-        grad_A = untiled(grad_A.sum(1), groups, dim, state)
-        return Gradients(grad_u, grad_delta, grad_A, grad_D.sum(1), grad_bias.sum(1))
+            _add_up(parts, of_parameters, launch, targets.BC, gradients)
+        return gradients
 
 
 scan_channel_last = ScanOperator("triton_scan", TritonPasses())
@@ -160,29 +164,97 @@ def scan_triton(scan: Scan) -> Tensor:
     return out if u.stride(2) <= u.stride(1) else out.transpose(1, 2).contiguous().transpose(1, 2)
 
 
+class Launch:
+    """What the launches of a scan have in common."""
+
+    def __init__(self, scan: Scan) -> None:
+        (u, delta, A, B, *_), z = scan.directions[0], scan.z
+        (_, self.length, self.dim), self.groups, self.state = u.shape, B.shape[1], A.shape[1]
+        self.directions = len(scan.directions)
+        self.grid = programs, batch = grid_of(u, self.groups, self.state)
+        self.segment_length = segment_length(self.length, programs * batch, multiprocessors(u.device))
+        self.segments = -(-self.length // self.segment_length)
+        self.sizes = self.length, self.segment_length, self.dim // self.groups, scan.scale
+        self.strides = u.stride(0), delta.stride(0), *B.stride()[:2], 0 if z is None else z.stride(0)
+        first = scan.directions[0]
+        self.constants = {
+            "U_TIME": u.stride(1),
+            "DELTA_TIME": delta.stride(1),
+            "B_TIME": B.stride(2),
+            "Z_TIME": 0 if z is None else z.stride(1),
+            "DIRECTIONS": self.directions,
+            "REVERSE": first.reverse,
+            "LOG_A": scan.log_A,
+            "HAS_Z": z is not None,
+            "HAS_BIAS": first.delta_bias is not None,
+            "SOFTPLUS": scan.delta_softplus,
+        }
+
+
+def multiprocessors(device: torch.device) -> int:
+    """Of a GPU; 0 where kernels are interpreted, so that no scan is split for want of programs."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
+
+
 def _inputs(scan: Scan, stand_in: Tensor) -> tuple[tuple[Tensor, ...], ...]:
     """The kernels' arguments u to bias: an entry per direction, stand_in for a missing D or bias."""
     u, delta, A, B, C, D, delta_bias, _ = zip(*scan.directions, strict=True)
-    optional = (tuple(stand_in if x is None else x for x in each) for each in (D, delta_bias))
-    return u, delta, tuple(tiles(each, B[0].shape[1]) for each in A), B, C, *optional
+    return u, delta, A, B, C, *(tuple(stand_in if x is None else x for x in each) for each in (D, delta_bias))
 
 
-def _sizes(scan: Scan) -> tuple[int, int, int, float]:
-    (_, length, dim), groups = scan.directions[0].u.shape, scan.directions[0].B.shape[1]
-    return length, dim, dim // groups, scan.scale
+def _segment_states(scan: Scan, launch: Launch, grad_out: Tensor | None = None) -> Tensor:
+    """The states before each segment, or the gradients of the states behind it: (directions, batch, programs, segments,
+    states, channels). Where the scan is not split: any tensor, which is not read."""
+    from models.selective_scan.triton_segments import segment_scan_kernel, segment_states_kernel
+
+    u, delta, A, B, C, _, bias = _inputs(scan, stand_in=scan.directions[0].A)
+    if launch.segments == 1:
+        return A[0]
+    programs, batch = launch.grid
+    shape = (2, launch.directions, batch, programs, launch.segments, *tile_shape(launch.state))
+    ends, decays = A[0].new_empty(shape)
+    source, constants = u, launch.constants
+    if grad_out is not None:
+        source, B = (grad_out,) * launch.directions, C
+        constants = constants | {"U_TIME": grad_out.stride(1)}
+    segment_scan_kernel[(programs, batch, launch.directions * launch.segments)](
+        *(source, delta, A, B, bias, u[0] if scan.z is None else scan.z, ends, decays, *launch.sizes),
+        *(source[0].stride(0), *launch.strides[1:]),
+        zero=0,
+        **constants,
+        OF_GRADIENT=grad_out is not None,
+        **tile_sizes(launch.state, LANES_FORWARD),
+        num_warps=1,
+    )
+    upwards = launch.constants["REVERSE"] == (grad_out is not None)
+    segment_states_kernel[(launch.directions * batch * programs,)](
+        *(ends, decays, launch.segments, batch * programs),
+        ORDER_FIRST=int(upwards),
+        TILE=math.prod(tile_shape(launch.state)),
+        num_warps=1,
+    )
+    return ends
 
 
-def _flags(scan: Scan) -> dict[str, Any]:
-    first = scan.directions[0]
-    return {
-        "DIRECTIONS": len(scan.directions),
-        "REVERSE": first.reverse,
-        "LOG_A": scan.log_A,
-        "HAS_D": first.D is not None,
-        "HAS_Z": scan.z is not None,
-        "HAS_BIAS": first.delta_bias is not None,
-        "SOFTPLUS": scan.delta_softplus,
-    }
+def _add_up(parts: Tensor, of_parameters: Tensor, launch: Launch, BC: Tensor, gradients: Gradients) -> None:
+    """Add the parts of the backward kernel, into BC and the gradients of the parameters."""
+    from models.selective_scan.triton_sums import sum_parameters_kernel, sum_projections_kernel
+
+    programs, batch = launch.grid
+    blocks = -(-launch.length * launch.state // BLOCK_OF_SUMS)
+    sum_projections_kernel[(blocks, batch * launch.groups, 2 * launch.directions)](
+        *(parts, BC, batch, launch.length, launch.groups, programs // launch.groups, *BC.stride()),
+        STATES=launch.state,
+        BLOCK=BLOCK_OF_SUMS,
+        num_warps=2,
+    )
+    blocks = -(-of_parameters.shape[2] // BLOCK_OF_SUMS)
+    sum_parameters_kernel[(blocks, launch.directions)](
+        *(of_parameters, *gradients[2:], of_parameters.shape[1], launch.dim),
+        STATES=launch.state,
+        BLOCK=BLOCK_OF_SUMS,
+        num_warps=2,
+    )
 
 
 def on_device_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:

@@ -73,7 +73,7 @@ def run_scan(
     out.sum().backward()
 
 
-TRAINING = ["conv_forward", "scan_forward", "scan_backward", "conv_backward"]
+TRAINING = ["conv_forward", "scan_forward", "scan_backward", "sum_projections", "sum_parameters", "conv_backward"]
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
@@ -109,4 +109,4 @@ def test_a_mixer_in_evaluation(launches, tmp_path):
 def test_one_direction(launches, tmp_path, options):
     kernels = launches(HOPPER)
     run_scan(**options)
-    check(kernels, ["scan_forward", "scan_backward"], tmp_path)
+    check(kernels, ["scan_forward", "scan_backward", "sum_projections", "sum_parameters"], tmp_path)

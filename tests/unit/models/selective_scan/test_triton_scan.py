@@ -35,6 +35,13 @@ def small_and_by_triton(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(bidirectional.triton_conv, "TIMES_BACKWARD", 4)
 
 
+@pytest.fixture
+def many_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU with more multiprocessors than any scan fills, which splits it into segments of a few chunks."""
+    monkeypatch.setattr(triton_scan, "multiprocessors", lambda device: 10000)
+    monkeypatch.setattr(triton_tiles, "LEAST_SEGMENT", 4)
+
+
 def make_inputs(
     batch: int = 1, dim: int = 5, length: int = 5, state: int = 4, groups: int = 1, without: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
@@ -98,6 +105,38 @@ def test_output_and_gradients_in_any_shape(shape, options):
 @pytest.mark.parametrize("length", [63, 64, 65, 129, 193, 197, 577, 2048])
 def test_output_and_gradients_at_the_lengths_of_images(length, reverse):
     check(make_inputs(batch=3, dim=200, length=length, state=16), reverse=reverse)
+
+
+@on_kernels
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ({"length": 9}, {}),
+        ({"batch": 2, "length": 7, "state": 16}, {"reverse": True}),
+        ({"length": 8, "state": 1, "without": ("z",)}, {"delta_softplus": False}),
+    ],
+)
+def test_long_sequences_are_split_along_time(many_segments, shape, options):
+    inputs = make_inputs(**shape)
+    check(inputs | {"delta": inputs["delta"] * 0.5}, **options)
+
+
+@on_kernels
+def test_both_directions_of_a_mixer_split_along_time(many_segments):
+    tokens = torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(0))
+    exact, exact_tokens = make_mixer(6).double(), tokens.double().requires_grad_()
+    want = mixer_results(exact, exact_tokens)
+    mixer, tokens = make_mixer(6).to(DEVICE), tokens.to(DEVICE).requires_grad_()
+    assert_same(mixer_results(mixer, tokens, "triton"), want)
+
+
+def test_only_scans_of_few_programs_are_split(monkeypatch):
+    monkeypatch.setattr(triton_tiles, "CHUNK", 8)
+    assert triton_tiles.segment_length(2305, 264, multiprocessors=132) == 2305
+    assert triton_tiles.segment_length(2305, 240, multiprocessors=132) == 464  # 5 segments, a multiple of 8
+    assert triton_tiles.segment_length(2305, 24, multiprocessors=132) == 128  # no shorter ones
+    assert triton_tiles.segment_length(100, 24, multiprocessors=132) == 100
+    assert triton_tiles.segment_length(2305, 24, multiprocessors=0) == 2305  # a CPU's interpreter
 
 
 @on_kernels
