@@ -30,8 +30,8 @@ class Backend(NamedTuple):
 
 # In the order in which "auto" tries them; the last one always works.
 BACKENDS = {
-    "mamba-ssm": Backend(mamba_ssm.scan_mamba_ssm, mamba_ssm.obstacle, "cuda"),
     "triton": Backend(triton_scan.scan_triton, triton_scan.obstacle, "cuda", triton_scan.scan_channel_last),
+    "mamba-ssm": Backend(mamba_ssm.scan_mamba_ssm, mamba_ssm.obstacle, "cuda"),
     "cpu": Backend(cpu.scan_cpu, cpu.obstacle, "cpu", cpu.scan_cpu),
     "numba": Backend(numba_scan.scan_numba, numba_scan.obstacle, "cpu"),
     "reference": Backend(scan_reference, lambda device_type, dtype, state: None),

@@ -30,28 +30,34 @@ def trouble(scan: Callable[[Scan], Tensor], device_type: str) -> str | None:
 
 def _deviation(scan: Callable[[Scan], Tensor], device_type: str) -> float:
     """The largest deviation of output and gradients from the reference, relative to the largest element of each."""
-    batch, dim, length, state, groups = 2, 8, 33, 4, 2
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device_type, enabled=False):
+        problem, results = _like_a_mixer(device_type), []
+        for each in (scan, scan_reference):
+            out = each(problem)
+            results.append([out, *torch.autograd.grad(out.square().sum(), problem.tensors)])
+    return max(((x - y).abs().max() / y.abs().max()).item() for x, y in zip(*results, strict=True))
+
+
+def _like_a_mixer(device_type: str) -> Scan:
+    """Both directions of a mixer with few states, more channels than a block of them, and an odd number of steps."""
+    batch, length, dim, state = 2, 33, 40, 4
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device_type).requires_grad_()
 
-    sequence, projected = (batch, length, dim), (batch, groups, length, state)
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device_type, enabled=False):
-        A = -torch.rand(dim, state, generator=generator).to(device_type) * state
-        direction = Direction(
+    def direction(reverse: bool) -> Direction:
+        sequence, projected = (batch, length, dim), (batch, 1, length, state)
+        return Direction(
             u=normal(*sequence),
             delta=normal(*sequence),
-            A=A.requires_grad_(),
+            A=normal(dim, state),
             B=normal(*projected),
             C=normal(*projected),
             D=normal(dim),
             delta_bias=normal(dim),
-            reverse=False,
+            reverse=reverse,
         )
-        problem = Scan((direction,), normal(*sequence), delta_softplus=True, log_A=False, scale=1.0)
-        results = []
-        for each in (scan, scan_reference):
-            out = each(problem)
-            results.append([out, *torch.autograd.grad(out.square().sum(), problem.tensors)])
-    return max(((x - y).abs().max() / y.abs().max()).item() for x, y in zip(*results, strict=True))
+
+    directions = direction(reverse=False), direction(reverse=True)
+    return Scan(directions, normal(batch, length, dim), delta_softplus=True, log_A=True, scale=0.5)

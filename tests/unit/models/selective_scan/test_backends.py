@@ -97,6 +97,17 @@ def test_auto_takes_a_working_mamba_ssm_first(install, caplog):
     assert [r.message for r in caplog.records] == ["selective scan on cpu, torch.float32: backend mamba-ssm"]
 
 
+@pytest.mark.parametrize("trouble", [None, "it is installed but does not work: RuntimeError: no C compiler"])
+def test_auto_takes_triton_before_mamba_ssm_where_its_self_test_passes(install, monkeypatch, caplog, trouble):
+    install(published_scan)
+    triton = interface.BACKENDS["triton"]._replace(obstacle=lambda *_: trouble, device_type="cpu")
+    monkeypatch.setattr(interface, "BACKENDS", interface.BACKENDS | {"triton": triton})
+    with caplog.at_level(logging.INFO):
+        chosen = interface.choose_backend("auto", "cpu", torch.float32, 16)
+    assert chosen == ("triton" if trouble is None else "mamba-ssm")
+    assert ("not triton: it is installed but does not work" in caplog.text) == (trouble is not None)
+
+
 def wrong(*arguments: Any) -> Tensor:
     return published_scan(*arguments) * 1.01
 

@@ -186,7 +186,7 @@ def test_wrong_shapes_are_named(name, shape, message):
 
 def test_unknown_backend_is_named():
     with pytest.raises(
-        ValueError, match="no backend 'gpu'; choose one of auto, mamba-ssm, triton, cpu, numba, reference"
+        ValueError, match="no backend 'gpu'; choose one of auto, triton, mamba-ssm, cpu, numba, reference"
     ):
         selective_scan(**make_inputs(), backend="gpu")
 
