@@ -4,16 +4,17 @@ Bias and GELU are not among them. The bias of a linear layer is added in its pro
 would launch as often as PyTorch: two forward (product, GELU) and four backward (GELU, two products, the bias's sum).
 """
 
-from models.fused.layer_norm import NormAndStream, dropout_add_layer_norm
 from models.fused.operators import use_kernels
 from models.fused.philox import Dropout
-from models.fused.rms_norm import ResidualAndNorm, add_rms_norm
+from models.fused.post_norm import NormAndStream, dropout_add_layer_norm
+from models.fused.pre_norm import ResidualAndNorm, add_layer_norm, add_rms_norm
 from models.fused.rows import gather_rows
 
 __all__ = [
     "Dropout",
     "NormAndStream",
     "ResidualAndNorm",
+    "add_layer_norm",
     "add_rms_norm",
     "dropout_add_layer_norm",
     "gather_rows",

@@ -6,7 +6,7 @@
 import pytest
 import torch
 
-from models.fused import Dropout, add_rms_norm, dropout_add_layer_norm, gather_rows
+from models.fused import Dropout, add_layer_norm, add_rms_norm, dropout_add_layer_norm, gather_rows
 from tests.helpers.interpreted_kernels import INTERPRETED
 
 pytest.importorskip("triton")
@@ -49,7 +49,18 @@ def test_add_rms_norm(monkeypatch, tmp_path, arch, dim, dtype):
     residual, branch, weight = zeros(2, 3, dim), zeros(2, 3, dim, dtype=dtype), zeros(dim)
     out = add_rms_norm(residual, branch, torch.zeros(2), weight, out_dtype=dtype)
     torch.autograd.grad(out, [residual, branch, weight], [torch.zeros_like(x) for x in out])
-    check(kernels, ["add_rms_norm_forward", "add_rms_norm_backward"], tmp_path)
+    check(kernels, ["add_norm_forward", "add_norm_backward"], tmp_path)
+
+
+@ARCHITECTURES
+@MODEL_WIDTHS
+@NARROW
+def test_add_layer_norm(monkeypatch, tmp_path, arch, dim, dtype):
+    kernels = compiled_kernels.compile_only(monkeypatch, arch)
+    inputs = [zeros(2, 3, dim), zeros(2, 3, dim, dtype=dtype), zeros(dim), zeros(dim), zeros(dim)]
+    out = add_layer_norm(*inputs[:4], out_dtype=dtype, branch_bias=inputs[4])
+    torch.autograd.grad(out, inputs, [torch.zeros_like(x) for x in out])
+    check(kernels, ["add_norm_forward", "add_norm_backward"], tmp_path)
 
 
 @ARCHITECTURES

@@ -6,7 +6,7 @@ float32: 1e-5, relative to the element and to the largest. bfloat16: what is sto
 import pytest
 import torch
 
-from models.fused import Dropout, add_rms_norm, dropout_add_layer_norm, gather_rows, operators
+from models.fused import Dropout, add_layer_norm, add_rms_norm, dropout_add_layer_norm, gather_rows, operators
 from models.fused.philox import uniform
 from tests.helpers.interpreted_kernels import DEVICE, on_kernels, run_interpreted, starts_the_interpreter
 from tests.unit.models.fused.checks import assert_near, gradients
@@ -66,9 +66,38 @@ def test_add_rms_norm_without_a_branch(monkeypatch):
 
 @on_kernels
 def test_add_rms_norm_with_several_rows_per_program(monkeypatch):
-    monkeypatch.setattr("models.fused.rms_norm.MOST_PROGRAMS", 2)
+    monkeypatch.setattr("models.fused.pre_norm.MOST_PROGRAMS", 2)
     residual, weight = normal(1, 7, 8), normal(8, seed=2)
     got, want = by_both(monkeypatch, lambda: [add_rms_norm(residual, None, None, weight).normed], [residual, weight])
+    assert_near(got, want, FLOAT32)
+
+
+@on_kernels
+@pytest.mark.parametrize("shape", [(2, 3, 8), (1, 3, 21), (3, 2, 70), (2, 1, 1030)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, FLOAT32), (torch.bfloat16, BFLOAT16)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_add_layer_norm(monkeypatch, shape, dtype, tolerance, biased):
+    residual, branch = normal(*shape), normal(*shape, dtype=dtype, seed=1)
+    weight, bias, branch_bias = (normal(shape[2], seed=seed) for seed in (2, 3, 4))
+    options = {"out_dtype": dtype, "branch_bias": branch_bias if biased else None}
+    got, want = by_both(
+        monkeypatch,
+        lambda: add_layer_norm(residual, branch, weight, bias, **options),
+        [residual, branch, weight, bias, *([branch_bias] if biased else [])],
+    )
+    assert [x.dtype for x in got] == [x.dtype for x in want]
+    assert_near(got, want, tolerance)
+    assert_near(got[:1], want[:1], 1e-6)  # the residual stays in float32
+
+
+@on_kernels
+def test_add_layer_norm_with_several_rows_per_program(monkeypatch):
+    monkeypatch.setattr("models.fused.pre_norm.MOST_PROGRAMS", 2)
+    inputs = [normal(1, 7, 8), normal(1, 7, 8, seed=1), *(normal(8, seed=seed) for seed in (2, 3, 4))]
+    got, want = by_both(monkeypatch, lambda: add_layer_norm(*inputs[:4], branch_bias=inputs[4]), inputs)
+    assert_near(got, want, FLOAT32)
+    inputs = [inputs[0], *inputs[2:4]]
+    got, want = by_both(monkeypatch, lambda: [add_layer_norm(inputs[0], None, *inputs[1:]).normed], inputs)
     assert_near(got, want, FLOAT32)
 
 
@@ -117,7 +146,7 @@ def test_dropout_add_layer_norm(monkeypatch, shape, dtype, tolerance, prob, call
 
 @on_kernels
 def test_dropout_add_layer_norm_with_several_rows_per_program(monkeypatch):
-    monkeypatch.setattr("models.fused.layer_norm.MOST_PROGRAMS", 2)
+    monkeypatch.setattr("models.fused.post_norm.MOST_PROGRAMS", 2)
     inputs = [normal(7, 8), normal(7, 8, seed=1), *(normal(8, seed=seed) for seed in (2, 3, 4))]
     options = {"dropout": Dropout(0.4, torch.tensor([5], device=DEVICE), 1), "x_bias": inputs[4]}
     got, want = by_both(monkeypatch, lambda: [dropout_add_layer_norm(*inputs[:4], **options).out], inputs)

@@ -22,7 +22,7 @@ def operator_with(kernel):
 
 
 def test_a_cpu_runs_the_plain_implementation(caplog):
-    assert not use_kernels("add_rms_norm", "cpu")
+    assert not use_kernels("add_norm", "cpu")
     assert caplog.messages == []
 
 
@@ -57,7 +57,7 @@ def test_a_kernel_that_fails_is_left_with_one_line(monkeypatch, caplog, kernel, 
 
 def test_without_triton(monkeypatch):
     monkeypatch.setattr(operators.importlib.util, "find_spec", lambda name: None)
-    assert operators.trouble(operators.OPERATORS["add_rms_norm"], "cuda") == "triton is not installed"
+    assert operators.trouble(operators.OPERATORS["add_norm"], "cuda") == "triton is not installed"
 
 
 @pytest.mark.parametrize(("dtype", "rows"), [(torch.float64, 2), (torch.float32, 0)])

@@ -127,7 +127,7 @@ def _kernel_forward(
     stream_dtype: torch.dtype | None,
     *options: Any,
 ) -> tuple[Tensor, Tensor]:
-    from models.fused.layer_norm_kernels import dropout_add_layer_norm_forward_kernel
+    from models.fused.post_norm_kernels import dropout_add_layer_norm_forward_kernel
 
     given, dim = Options(*options), x.shape[-1]
     outputs = _empty_outputs(x, residual, weight, bias, x_bias, out_dtype, stream_dtype)
@@ -223,7 +223,7 @@ def _kernel_backward(
     own_grad_x: bool,
     *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from models.fused.layer_norm_kernels import dropout_add_layer_norm_backward_kernel
+    from models.fused.post_norm_kernels import dropout_add_layer_norm_backward_kernel
 
     given, dim = Options(*options), x.shape[-1]
     grad_x, grad_residual, parameters = _empty_gradients(grad_out, grad_stream, x, residual, weight, x_bias, own_grad_x)

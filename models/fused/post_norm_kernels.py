@@ -6,7 +6,7 @@
 import triton
 import triton.language as tl
 
-from models.fused.rms_norm_kernels import load_row
+from models.fused.pre_norm_kernels import load_row, standardised, standardised_gradient
 
 
 @triton.jit
@@ -17,14 +17,6 @@ def dropout_factor(seed, call, row, dim, prob, scale, BLOCK: tl.constexpr):
     first, second, third, fourth = tl.rand4x(tl.load(seed), counter)
     numbers = tl.join(tl.join(first, third), tl.join(second, fourth)).reshape((BLOCK,))
     return tl.where(numbers >= prob, scale, 0.0)
-
-
-@triton.jit
-def standardised(x, column, dim, eps):
-    """(x with mean 0 and variance 1, what it was multiplied by)."""
-    centered = tl.where(column < dim, x - tl.sum(x, 0) / dim, 0.0)
-    inverse_deviation = tl.rsqrt(tl.sum(centered * centered, 0) / dim + eps)
-    return centered * inverse_deviation, inverse_deviation
 
 
 @triton.jit(do_not_specialize=["call"])
@@ -42,7 +34,7 @@ def dropout_add_layer_norm_forward_kernel(
     if HAS_DROPOUT:
         value *= dropout_factor(seed, call, row, dim, prob, scale, BLOCK)
     value += load_row(residual, row, column, dim)
-    normed, _ = standardised(value, column, dim, eps)
+    normed, _ = standardised(value, column, dim, eps, CENTERED=True)
     normed = normed * load_row(weight, 0, column, dim) + load_row(bias, 0, column, dim)
     tl.store(out + row * dim + column, normed, mask=exists)
     if HAS_STREAM:
@@ -77,14 +69,13 @@ def dropout_add_layer_norm_backward_kernel(
             factor = dropout_factor(seed, call, row, dim, prob, scale, BLOCK)
             value *= factor
         value += load_row(residual, row, column, dim)
-        normed, inverse_deviation = standardised(value, column, dim, eps)
+        normed, factor_of_norm = standardised(value, column, dim, eps, CENTERED=True)
         grad = load_row(grad_out, row, column, dim)
         if HAS_STREAM:
             grad += load_row(grad_stream, row, column, dim)
         weight_sum += grad * normed
         bias_sum += grad
-        grad *= w
-        total = inverse_deviation * (grad - tl.sum(grad, 0) / dim - normed * (tl.sum(grad * normed, 0) / dim))
+        total = standardised_gradient(grad * w, normed, factor_of_norm, dim, CENTERED=True)
         tl.store(grad_residual + row * dim + column, total, mask=exists)
         if HAS_DROPOUT:
             total *= factor
