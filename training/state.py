@@ -121,6 +121,7 @@ def save_state(state: TrainState, checkpoints: CheckpointWriter, config: Config,
     if checkpoints.enabled or is_sharded(state.model):
         content: dict[str, Any] = {module: getattr(state, module).state_dict() for module in (*MODULES, "scaler")}
         content["optimizer"] = optimizer_state(state.optimizer)
+        content["schedule"]["_last_lr"] = [float(rate) for rate in content["schedule"]["_last_lr"]]
         content |= {counter: getattr(state, counter) for counter in COUNTERS}
         content |= {"random_states": random_states, "config": config.as_dict()}
         checkpoints.save(on_cpu(content), name)

@@ -7,6 +7,7 @@ import torch
 
 from models.build import build_model, build_momentum_encoder, build_queue
 from training.checkpoint import CheckpointWriter, load_checkpoint
+from training.optimizer import keep_rates_on
 from training.state import MODULES, build_state, read_state, restore_state, save_model, save_state
 from utils.distributed import Process, start
 from utils.errors import UserError
@@ -145,3 +146,22 @@ def test_an_added_process_draws_numbers_of_its_own(debug_config, saved):
     torch.manual_seed(debug_config().train.seed + 1)
     draws.append(torch.rand(3))  # what rank 1 drew at the beginning of a run
     assert len({tuple(draw.tolist()) for draw in draws}) == 3
+
+
+def test_rates_kept_on_a_device_are_plain_numbers_in_a_checkpoint(debug_config, saved, tmp_path):
+    """So that a run goes on with or without CUDA graphs."""
+    state, path = saved
+    plain = load_checkpoint(path)
+    keep_rates_on(torch.device("cpu"), state.optimizer)
+    state.schedule.step()
+    with CheckpointWriter(tmp_path / "graphs", keep=1) as checkpoints:
+        (tmp_path / "graphs").mkdir()
+        save_state(state, checkpoints, debug_config())
+    other = load_checkpoint(tmp_path / "graphs" / "last.pth")
+    assert all(isinstance(rate, float) for rate in other["schedule"]["_last_lr"])
+    for own, group in zip(plain["optimizer"]["param_groups"], other["optimizer"]["param_groups"], strict=True):
+        assert {key: type(value) for key, value in own.items()} == {key: type(value) for key, value in group.items()}
+        assert group["lr"] == pytest.approx(1.5 * own["lr"])  # steps 2 and 3 of the warm-up
+    resumed = state_of(debug_config(), seed=1)
+    restore_state(resumed, other, debug_config(), start())
+    assert all(isinstance(group["lr"], float) for group in resumed.optimizer.param_groups)
