@@ -1,4 +1,4 @@
-"""Images per second of whole image encoders: Vim against timm's ViT of the same width (DeiT's shapes).
+"""Images per second of whole image encoders of the same width: Vim, Mamba-Reg and timm's ViT (DeiT's shapes).
 
     python -m bench.encoder [--device cuda] [--precision bf16] [--sizes 224 384 512 768 1024] [--widths tiny small base]
 
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from bench.rows import Rows
 from bench.timing import take_turns
+from models.build import NAMED_ENCODERS
+from models.mamba_reg import MambaReg
 from models.selective_scan.interface import choose_backend
 from models.vision_mamba import VisionMamba
 from training.allocator import keep_freed_memory
@@ -33,7 +35,7 @@ def main() -> None:
     backend = choose_backend("auto", arguments.device, dtype, 16)
     print(f"{where}, {arguments.precision}, scan by {backend}")
     names = {"model": 5, "pixels": 4, "batch": 3, "pass": 18}
-    rows = Rows(names, ("Vim", "ViT", "Vim / ViT"), title="images per second")
+    rows = Rows(names, ("Vim", "Mamba-Reg", "ViT", "Vim / ViT"), title="images per second")
     for width in arguments.widths:
         for size in arguments.sizes:
             batch = max(round(arguments.batch * (BASE_SIZE / size) ** 2), 1)
@@ -41,11 +43,11 @@ def main() -> None:
             for what, times in time_encoders(width, image, dtype, arguments.repeats).items():
                 speeds = [batch / seconds for seconds in times.values()]
                 rates = [f"{speed:.1f}" for speed in speeds]
-                rows.add(width, str(size), str(batch), what, *rates, f"{speeds[0] / speeds[1]:.2f}")
+                rows.add(width, str(size), str(batch), what, *rates, f"{speeds[0] / speeds[-1]:.2f}")
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Images per second of Vim and of timm's ViT of the same width.")
+    parser = argparse.ArgumentParser(description="Images per second of Vim, Mamba-Reg and timm's ViT.")
     gpu = torch.cuda.is_available()
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if gpu else "cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16"], help="default: bf16 on a GPU, fp32 on a CPU")
@@ -66,11 +68,22 @@ def time_encoders(width: str, image: Tensor, dtype: torch.dtype, repeats: int) -
     torch.manual_seed(0)
     size = image.shape[-1]
     vim = VisionMamba(image_size=(size, size), width=WIDTHS[width]).to(image.device)
+    named = NAMED_ENCODERS[f"mamba_reg_{width}"]
+    mamba_reg = MambaReg(
+        image_size=(size, size),
+        width=WIDTHS[width],
+        registers=named["registers"],
+        register_reduction=named.get("register_reduction", 1),
+    ).to(image.device)
     vit = timm.create_model(f"deit_{width}_patch16_224", pretrained=False, img_size=size, num_classes=0).to(
         image.device
     )
-    class_features: dict[str, Callable[[], Tensor]] = {"Vim": lambda: vim(image).pooled, "ViT": lambda: vit(image)}
-    modules: dict[str, nn.Module] = {"Vim": vim, "ViT": vit}
+    class_features: dict[str, Callable[[], Tensor]] = {
+        "Vim": lambda: vim(image).pooled,
+        "Mamba-Reg": lambda: mamba_reg(image).pooled,
+        "ViT": lambda: vit(image),
+    }
+    modules: dict[str, nn.Module] = {"Vim": vim, "Mamba-Reg": mamba_reg, "ViT": vit}
 
     def forward(name: str) -> None:
         with torch.no_grad(), torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):

@@ -27,7 +27,7 @@ from utils.pretrained import find_weights
 
 logger = logging.getLogger(__name__)
 
-KINDS = {"vim": "Vim", "vit": "ViT"}
+KINDS = {"vim": "Vim", "mamba_reg": "Mamba-Reg", "vit": "ViT"}
 
 
 class Pair(NamedTuple):
@@ -116,7 +116,7 @@ def load_configs(args: argparse.Namespace, number: int) -> list[Config]:
 
 
 def model_names(given: list[str] | None, configs: Sequence[Config], places: Sequence[str | Path]) -> list[str]:
-    """The given names, else Vim and ViT if that tells the models apart, else the names of their folders."""
+    """The given names, else Vim, Mamba-Reg or ViT if that tells the models apart, else the names of their folders."""
     if given:
         if len(given) != len(configs):
             raise UserError(f"{len(given)} --names for {len(configs)} models")

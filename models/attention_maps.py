@@ -1,4 +1,4 @@
-"""Where in an image the cross-modal encoder looks for each word of a caption. L tokens, N patches, K = 1 + N.
+"""Where in an image the cross-modal encoder looks for each word of a caption. L tokens, K image tokens.
 
 Grad-CAM on cross-attention as in ALBEF (arXiv:2107.07651, section 6.3): the attention probabilities of one layer times
 the gradient of the matching logit with respect to them, positive part, mean over heads. Attention that raises the score
@@ -22,7 +22,7 @@ class CrossAttention(NamedTuple):
     """Attention of one layer for one text-image pair, and its effect on the score."""
 
     logit: Tensor  # (), the matching logit of the pair
-    probabilities: Tensor  # (heads, L, K), the column of the class token first; rows sum to 1
+    probabilities: Tensor  # (heads, L, K), the columns of the patches last; rows sum to 1
     gradient: Tensor  # (heads, L, K), of the logit with respect to each probability
 
 
@@ -44,7 +44,7 @@ def word_attention(model: PersonSearchModel, image: Tensor, input_ids: Tensor, l
         image_tokens = model.encode_image(image)[0].tokens  # (1, K, D)
     attention = cross_attention(model, image_tokens, input_ids, default_layer(model) if layer is None else layer)
     heat = (attention.probabilities * attention.gradient).clamp(min=0).mean(dim=0)  # (L, K)
-    return heat[:, 1:].unflatten(1, model.image_encoder.grid)
+    return heat[:, -model.image_encoder.num_patches :].unflatten(1, model.image_encoder.grid)
 
 
 def default_layer(model: PersonSearchModel) -> int:

@@ -15,6 +15,7 @@ from torch import nn
 from models.bert_layers import BertSizes
 from models.image_features import ImageEncoder
 from models.mae_decoder import MAEDecoder
+from models.mamba_reg import MambaReg
 from models.momentum import MomentumEncoder
 from models.person_search import PersonSearchModel
 from models.queue import FeatureQueue
@@ -30,13 +31,22 @@ NORMALIZATIONS = {
     "clip": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
 }
 HeadBuilder = Callable[[int, MAEDecoder], Mapping[str, nn.Module]]
-IMAGE_ENCODERS: dict[str, Callable[..., Any]] = {"vim": VisionMamba, "vit": VisionTransformer}  # by type
+IMAGE_ENCODERS: dict[str, Callable[..., Any]] = {  # by type
+    "vim": VisionMamba,
+    "mamba_reg": MambaReg,
+    "vit": VisionTransformer,
+}
 NAMED_ENCODERS = {
     "vim_tiny": {"embed_dim": 192, "depth": 24},
     "vim_small": {"embed_dim": 384, "depth": 24},
     "vim_base": {"embed_dim": 768, "depth": 24},
+    "mamba_reg_tiny": {"embed_dim": 192, "depth": 24, "registers": 12},
+    "mamba_reg_small": {"embed_dim": 384, "depth": 24, "registers": 12, "register_reduction": 2},
+    "mamba_reg_base": {"embed_dim": 768, "depth": 24, "registers": 12, "register_reduction": 4},
+    "mamba_reg_large": {"embed_dim": 1024, "depth": 48, "registers": 16, "register_reduction": 8},
     "vit_base_patch16": {"embed_dim": 768, "depth": 12, "num_heads": 12},
 }
+SIZES = ("embed_dim", "depth", "num_heads", "registers", "register_reduction")  # keys that override a name's sizes
 
 
 class Parts(NamedTuple):
@@ -102,7 +112,7 @@ def model_parts(image_encoder: dict[str, Any], text_encoder: dict[str, Any], dec
 
 def _image_encoder_sizes(config: ImageEncoderConfig, image_size: tuple[int, int]) -> dict[str, Any]:
     """image_size: (height, width) in px."""
-    given = {key: getattr(config, key) for key in ("embed_dim", "depth", "num_heads")}
+    given = {key: getattr(config, key) for key in SIZES}
     sizes = NAMED_ENCODERS.get(config.name or "", {}) | {key: value for key, value in given.items() if value}
     common = {
         "type": config.kind,
@@ -116,7 +126,12 @@ def _image_encoder_sizes(config: ImageEncoderConfig, image_size: tuple[int, int]
         _check_divisible("model.image_encoder.embed_dim", sizes["embed_dim"], "num_heads", sizes["num_heads"])
         return {**common, "num_heads": sizes["num_heads"]}
     scan = {key: getattr(config, key) for key in ("d_state", "divide_out", "scan_backend")}
-    return {**common, **scan}
+    if config.kind == "vim":
+        return {**common, **scan}
+    reduction = sizes.get("register_reduction", 1)
+    _check_divisible("model.image_encoder.embed_dim", sizes["embed_dim"], "register_reduction", reduction)
+    registers = {"registers": sizes["registers"], "register_reduction": reduction}
+    return {**common, **scan, **registers, "register_tokens": config.register_tokens}
 
 
 def _text_encoder_sizes(config: TextEncoderConfig) -> dict[str, Any]:

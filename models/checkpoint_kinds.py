@@ -1,8 +1,8 @@
 """The kinds of checkpoints: how their tensor names identify them, and where their tensors belong in our model.
 
-Sources of the names: Vim (arXiv:2401.09417) and its masked-autoencoder pre-training in FastVim, Hugging Face's BERT,
-ALBEF (arXiv:2107.07651) and the systems that grew from it: RaSa (arXiv:2305.13653), MARS (arXiv:2407.04287) and
-MAMBA-TBPS. docs/checkpoints.md says where to find each file.
+Sources of the names: Vim (arXiv:2401.09417) and its masked-autoencoder pre-training in FastVim, Mamba-Reg
+(arXiv:2405.14858), Hugging Face's BERT, ALBEF (arXiv:2107.07651) and the systems that grew from it: RaSa
+(arXiv:2305.13653), MARS (arXiv:2407.04287) and MAMBA-TBPS. docs/checkpoints.md says where to find each file.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -46,7 +46,7 @@ class Kind(NamedTuple):
 
     rename: maps a name in the file to ours, whether or not the model has it; None = the tensor has no role.
     fills: says which of our parameters the file should hold.
-    image: the file's image encoder, "vim" or "vit"; None = it has none, or the same as our model.
+    image: the file's image encoder, "vim", "mamba_reg" or "vit"; None = it has none, or the same as our model.
     arrange: puts position rows in the order of our encoders, at the file's resolution; leaves other tensors unchanged.
     """
 
@@ -77,7 +77,9 @@ def recognise(tensors: Mapping[str, Tensor], path: str | Path) -> Kind:
 
 
 def image_encoder_type(names: Collection[str], module: str) -> str | None:
-    """Return the type of the image encoder under that module name: "vim", "vit", or None without such a module."""
+    """Return the type of the image encoder under that module name: "vim", "mamba_reg", "vit", or None without one."""
+    if f"{module}.pos_embed_cls" in names:
+        return "mamba_reg"
     if f"{module}.layers.0.mixer.A_log" in names:
         return "vim"
     return "vit" if f"{module}.blocks.0.attn.qkv.weight" in names else None
@@ -99,6 +101,13 @@ def _vim(tensors: Mapping[str, Tensor]) -> Kind:
         return class_row_to_middle(tensor) if name.endswith("pos_embed") and class_row_first else tensor
 
     return Kind("Vision Mamba", rename, lambda name: name.startswith("image_encoder."), "vim", arrange)
+
+
+def _mamba_reg(tensors: Mapping[str, Tensor]) -> Kind:
+    def rename(name: str) -> str | None:
+        return _with_role(f"image_encoder.{name}")
+
+    return Kind("Mamba-Reg", rename, lambda name: name.startswith("image_encoder."), "mamba_reg")
 
 
 def _bert(tensors: Mapping[str, Tensor]) -> Kind:
@@ -184,6 +193,7 @@ MARKERS: dict[str, Callable[[Mapping[str, Tensor]], Kind]] = {  # by a name that
     "temperature": _ours,
     "visual_encoder.pos_embed": _system,
     "text_encoder.bert.embeddings.word_embeddings.weight": _system,
+    "pos_embed_cls": _mamba_reg,
     "layers.0.mixer.A_b_log": _vim,
     "embeddings.word_embeddings.weight": _bert,
     "bert.embeddings.word_embeddings.weight": _bert,

@@ -9,21 +9,30 @@ from models.positions import Grid
 
 
 class ImageFeatures(NamedTuple):
-    """B batch, N patches (or the kept ones), D width."""
+    """B batch, N patches (or the kept ones), R registers, D width, F width of the image feature."""
 
-    pooled: Tensor  # (B, D), the class token
-    patches: Tensor  # (B, N, D), raster order, class token removed
+    pooled: Tensor  # (B, F), the image feature: the class token (F = D), or what the registers give
+    patches: Tensor  # (B, N, D), raster order, without class token and registers
+    registers: Tensor | None = None  # (B, R, D), of an encoder that has them in place of a class token
+    register_tokens: bool = True  # the registers are among the tokens
+
+    @property
+    def leading(self) -> Tensor:
+        """What stands before the patches: the class token (B, 1, D) or the registers (B, R, D)."""
+        return self.pooled[:, None] if self.registers is None else self.registers
 
     @property
     def tokens(self) -> Tensor:
-        """(B, 1+N, D), class token first: what the cross-modal encoder attends to."""
-        return torch.cat([self.pooled[:, None], self.patches], dim=1)
+        """(B, K, D), the leading ones and then the patches: what the cross-modal encoder attends to."""
+        return torch.cat([self.leading, self.patches], dim=1) if self.register_tokens else self.patches
 
 
 class ImageEncoder(Protocol):
-    """An image encoder of any kind: `models.vision_mamba.VisionMamba` and `models.vision_transformer`."""
+    """An image encoder of any kind: `models.vision_mamba`, `models.mamba_reg` and `models.vision_transformer`."""
 
-    width: int
+    width: int  # of a token
+    feature_width: int  # of the image feature
+    num_tokens: int  # K, that the cross-modal encoder attends to
     patch_size: int
     num_patches: int
     grid: Grid

@@ -179,7 +179,8 @@ class MAEDecoder(nn.Module):
         num_patches = self.pos_embed.shape[1] - 1
         tokens = self.mask_token.to(kept_features.patches.dtype).expand(len(kept), num_patches, -1)
         tokens = tokens.scatter(1, kept[..., None].expand_as(kept_features.patches), kept_features.patches)
-        leading, positions = kept_features.leading, self.pos_embed
+        leading = kept_features.leading
+        positions: Tensor = self.pos_embed
         if leading.shape[1] > 1:  # registers: all stand at the class token's position
             positions = torch.cat([positions[:, :1].expand(-1, leading.shape[1], -1), positions[:, 1:]], dim=1)
         x = torch.cat([leading, tokens], dim=1) + positions  # (B, 1+N or R+N, D)

@@ -1,8 +1,8 @@
-"""ONNX graphs of the three networks that a search needs. B batch, L tokens, N patches, D image width, E embedding.
+"""ONNX graphs of the three networks that a search needs. B batch, L tokens, K image tokens, D their width, E embedding.
 
-    image_encoder.onnx   image (B, 3, H, W) uint8 RGB -> image_tokens (B, 1+N, D), image_embedding (B, E)
+    image_encoder.onnx   image (B, 3, H, W) uint8 RGB -> image_tokens (B, K, D), image_embedding (B, E)
     text_encoder.onnx    input_ids, attention_mask (B, L) int64 -> text_embedding (B, E)
-    reranker.onnx        input_ids, attention_mask (B, L) int64, image_tokens (B, 1+N, D) -> score (B,)
+    reranker.onnx        input_ids, attention_mask (B, L) int64, image_tokens (B, K, D) -> score (B,)
 
 B and L are free; H and W are the model's. After writing, onnxruntime runs each graph and the result is compared with
 PyTorch. The selective scan becomes ONNX's Scan operator: one node per layer and direction, whatever the length.
@@ -164,7 +164,7 @@ def _graphs(model: PersonSearchModel, batch: int, length: int) -> dict[str, Grap
         "input_ids": torch.randint(sizes.vocab_size, (batch, length), generator=generator),
         "attention_mask": mask,
     }
-    tokens = torch.randn(batch, encoder.num_patches + 1, encoder.width, generator=generator)
+    tokens = torch.randn(batch, encoder.num_tokens, encoder.width, generator=generator)
     of_text = {name: {0: "batch", 1: "length"} for name in text}
     return {
         "image_encoder": Graph(

@@ -21,17 +21,29 @@ def resize_positions(rows: Tensor, grid: Grid, *, class_row_in_middle: bool, old
     Raises: ValueError if the old grid is not given and M is neither N nor a square number.
     """
     num_old, num_new = rows.shape[1] - 1, grid[0] * grid[1]
-    if old_grid is None:
-        old_grid = grid if num_old == num_new else square_grid(num_old)
+    old_grid = old_grid or _grid_of(num_old, grid)
     if old_grid == grid:
         return rows
     old_class, new_class = (num_old // 2, num_new // 2) if class_row_in_middle else (0, 0)
     class_row = rows[:, old_class : old_class + 1]
     patches = torch.cat([rows[:, :old_class], rows[:, old_class + 1 :]], dim=1)
-    image = patches.float().transpose(1, 2).unflatten(2, old_grid)  # (1, D, rows, columns)
-    resized = F.interpolate(image, grid, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
-    resized = resized.to(rows.dtype)
+    resized = resize_patch_positions(patches, grid, old_grid)
     return torch.cat([resized[:, :new_class], class_row, resized[:, new_class:]], dim=1)
+
+
+def resize_patch_positions(rows: Tensor, grid: Grid, old_grid: Grid | None = None) -> Tensor:
+    """Do the same for an embedding without a class token's row: (1, M, D) -> (1, N, D)."""
+    old_grid = old_grid or _grid_of(rows.shape[1], grid)
+    if old_grid == grid:
+        return rows
+    image = rows.float().transpose(1, 2).unflatten(2, old_grid)  # (1, D, rows, columns)
+    resized = F.interpolate(image, grid, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    return resized.to(rows.dtype)
+
+
+def _grid_of(num_patches: int, likely: Grid) -> Grid:
+    """Return the likely grid if it has that many patches, else the square one."""
+    return likely if num_patches == likely[0] * likely[1] else square_grid(num_patches)
 
 
 def square_grid(num_patches: int) -> Grid:

@@ -201,8 +201,10 @@ def _fitted(model: PersonSearchModel, plan: Plan, name: str, tensor: Tensor) -> 
     if name not in POSITIONS or tensor.ndim < 2:
         return tensor, False
     rows = plan.kind.arrange(name, tensor)
-    side = math.isqrt(rows.shape[1] - 1)
-    is_square = plan.kind.name != "ours" and side * side == rows.shape[1] - 1  # all others were trained on squares
+    has_class_row = name == "decoder.pos_embed" or plan.kind.image != "mamba_reg"
+    num_patches = rows.shape[1] - has_class_row
+    side = math.isqrt(num_patches)
+    is_square = plan.kind.name != "ours" and side * side == num_patches  # all others were trained on squares
     old_grid = plan.grid or ((side, side) if is_square else None)
     try:
         if name == "decoder.pos_embed":

@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import nn
 
-POSITIONS_AND_STATES = ("pos_embed", "position_embeddings.weight", "A_log", "A_b_log", "cls_token", "mask_token")
+POSITIONS_AND_STATES = (
+    "pos_embed",
+    "pos_embed_cls",
+    "position_embeddings.weight",
+    "A_log",
+    "A_b_log",
+    "cls_token",
+    "mask_token",
+)
 
 
 def parameter_groups(

@@ -60,13 +60,28 @@ class DatasetConfig:
 class ImageEncoderConfig:
     """A name, or name null with type and sizes; sizes beside a name override the name's."""
 
-    name: Literal["vim_tiny", "vim_small", "vim_base", "vit_base_patch16"] | None
+    name: (
+        Literal[
+            "vim_tiny",
+            "vim_small",
+            "vim_base",
+            "mamba_reg_tiny",
+            "mamba_reg_small",
+            "mamba_reg_base",
+            "mamba_reg_large",
+            "vit_base_patch16",
+        ]
+        | None
+    )
     type: Literal["vim", "vit"] | None
     embed_dim: PositiveInt | None
     depth: PositiveInt | None
     patch_size: PositiveInt
     d_state: PositiveInt
     divide_out: bool
+    registers: PositiveInt | None
+    register_reduction: PositiveInt | None
+    register_tokens: bool
     num_heads: PositiveInt | None
     drop_path: BelowOne
     normalization: Literal["imagenet", "clip"]
@@ -74,8 +89,14 @@ class ImageEncoderConfig:
 
     @property
     def kind(self) -> str:
-        """ "vim" or "vit", whether it was given by the name or by the type."""
-        return self.type or str(self.name).partition("_")[0]
+        """ "vim", "mamba_reg" (a vim with registers) or "vit", whether it was given by the name or by the type."""
+        if self._family == "vit":
+            return "vit"
+        return "mamba_reg" if self.registers or str(self.name).startswith("mamba_reg") else "vim"
+
+    @property
+    def _family(self) -> str:
+        return self.type or ("vit" if str(self.name).startswith("vit") else "vim")
 
     def __post_init__(self) -> None:
         if self.name is None:
@@ -83,11 +104,20 @@ class ImageEncoderConfig:
             missing = [key for key in needed if getattr(self, key) is None]
             if missing:
                 raise ImpossibleValueError(f"name is null, so {', '.join(missing)} must be given", "name", missing[0])
-        elif not self.name.startswith(self.kind):
+        elif self.name.startswith("vit") != (self._family == "vit"):
             raise ImpossibleValueError(f"name {self.name} is not of type {self.type}; set one to null", "name", "type")
-        if self.kind == "vim" and self.num_heads is not None:
+        if self.kind != "vit" and self.num_heads is not None:
             raise ImpossibleValueError("num_heads belongs to vit; a vim has no attention, set it to null", "num_heads")
+        self._check_registers()
         _check_divisible(self.embed_dim, self.num_heads, "embed_dim", "num_heads")
+
+    def _check_registers(self) -> None:
+        if self.kind == "vit" and self.registers is not None:
+            raise ImpossibleValueError("registers belong to vim; set them to null for a vit", "registers")
+        if self.kind != "mamba_reg" and self.register_reduction is not None:
+            message = "register_reduction needs registers, and this encoder has none; set it to null"
+            raise ImpossibleValueError(message, "register_reduction", "registers")
+        _check_divisible(self.embed_dim, self.register_reduction, "embed_dim", "register_reduction")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -25,7 +25,8 @@ def token_shape_of(config: Config) -> list[int]:
     """[K, D] of a model's image tokens."""
     sizes = model_sizes(config)["image_encoder"]
     height, width = sizes["image_size"]
-    return [1 + (height // sizes["patch_size"]) * (width // sizes["patch_size"]), sizes["width"]]
+    leading = sizes.get("registers", 1) if sizes.get("register_tokens", True) else 0  # without registers: a class token
+    return [leading + (height // sizes["patch_size"]) * (width // sizes["patch_size"]), sizes["width"]]
 
 
 def chosen_token_shape(config: Config, num_images: int, wanted: Tokens, index: Path) -> list[int] | None:
