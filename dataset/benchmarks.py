@@ -1,4 +1,6 @@
-"""The three benchmarks: file names, record format and official sizes. Sources: their papers and annotation files.
+"""The three benchmarks and data of one's own: file names, record format and official sizes.
+
+Sources: the papers and annotation files of the benchmarks.
 
 "Images" counts annotation records: ICFG-PEDES lists one image twice and counts it twice.
 """
@@ -24,10 +26,17 @@ class Benchmark:
     name: str
     raw_files: tuple[str, ...]  # names of the annotation file; the first that exists is read
     path_key: str  # the key of a record that holds the image path, relative to imgs/
-    splits: dict[str, SplitCounts]
+    splits: dict[str, SplitCounts]  # official sizes; empty: there are none to compare with
     image_folders: tuple[str, ...]  # folders under imgs/; empty: the images lie in imgs/ itself
 
 
+CUSTOM = Benchmark(
+    name="custom",
+    raw_files=("table.csv", "table.jsonl", "table.parquet"),
+    path_key="image",
+    splits={},
+    image_folders=(),
+)
 BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
@@ -64,6 +73,7 @@ BENCHMARKS = {
             },
             image_folders=(),
         ),
+        CUSTOM,
     )
 }
 

@@ -5,10 +5,10 @@ A finding is an error if it would make training or evaluation wrong, else a warn
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ class Finding(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    number: int  # of the record in the annotation file, from 0
+    number: int  # of the record in the annotation file, from 0; in a table, its first row
     split: str
     record: Record
 
@@ -41,15 +41,20 @@ class Annotation(NamedTuple):
         return f"record {self.number} ({self.split}, person {self.record.person_id}, {self.record.file_path!r})"
 
 
-def parse_annotations(entries: list[Any], path_key: str, file: str) -> tuple[list[Annotation], list[Finding]]:
-    """Turn the JSON values of an annotation file into annotations. Each value that is none becomes a finding."""
+def parse_annotations(
+    entries: list[Any], path_key: str, file: str, numbers: Iterable[int] | None = None
+) -> tuple[list[Annotation], list[Finding]]:
+    """Turn the JSON values of an annotation file into annotations. Each value that is none becomes a finding.
+
+    numbers: how the findings call the records; None: counted from 0.
+    """
     annotations, findings = [], []
-    for index, entry in enumerate(entries):
+    for number, entry in zip(count() if numbers is None else numbers, entries, strict=False):  # count() has no end
         try:
             record = parse_record(entry, path_key)
-            annotations.append(Annotation(index, _split_of(entry), record))
+            annotations.append(Annotation(number, _split_of(entry), record))
         except RecordError as error:
-            findings.append(Finding(error.kind, f"{file}: record {index} {error}", is_error=True))
+            findings.append(Finding(error.kind, f"{file}: record {number} {error}", is_error=True))
     return annotations, findings
 
 

@@ -1,6 +1,7 @@
-"""Command line behind shell/data_process.sh: check a benchmark on disk and write its processed_data/ folder.
+"""Command line behind shell/data_process.sh: check a benchmark or a table of one's own, and write processed_data/.
 
-The folder gets {split}.json of each split and the name of the benchmark.
+The folder gets {split}.json of each split and the name of the benchmark; for a table whose ids are no numbers, also
+people.json, the number of each person.
 Exit status: 0 written (perhaps with warnings), 1 errors found and nothing written, 2 nothing to check.
 """
 
@@ -9,16 +10,19 @@ import json
 import os
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from dataset import checks
-from dataset.benchmarks import BENCHMARKS, SPLITS, Benchmark, SplitCounts, benchmark
+from dataset.benchmarks import BENCHMARKS, CUSTOM, SPLITS, Benchmark, SplitCounts, benchmark
 from dataset.caption_checks import check_odd_captions, check_shared_captions, drop_ambiguous_captions
 from dataset.checks import Annotation, Finding
+from dataset.custom import PEOPLE_FILE, Entries, entries_of, parse_columns
 from dataset.records import NAME_FILE, read_json_list
+from dataset.tables import read_table
 from utils.errors import UserError
 from utils.log import one_line_errors, set_up_logging
 
@@ -28,6 +32,26 @@ CHECKS = (checks.check_people, checks.check_images_listed_once, check_shared_cap
 
 @one_line_errors
 def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    chosen = benchmark(options.name)
+    raw_file = find_table(options.root, options.table) if options.table else find_raw_file(options.root, chosen)
+    try:
+        return prepare(
+            options.root,
+            raw_file,
+            read_entries(raw_file, chosen, options),
+            chosen,
+            verify=options.verify_images,
+            drop_ambiguous=options.drop_ambiguous_captions,
+            workers=options.workers,
+        )
+    except (OSError, UserError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        print(f"not ready: nothing was written, {options.root / 'processed_data'} is as it was before", file=sys.stderr)
+        return 1
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="data_process.sh", description="Check a benchmark and write its processed_data/ folder (docs/data.md)."
     )
@@ -38,22 +62,30 @@ def main(arguments: list[str] | None = None) -> int:
         "--drop-ambiguous-captions", action="store_true", help="leave captions of several people out of train"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="default: all cores")
+    own = parser.add_argument_group(f"NAME {CUSTOM.name}")
+    text = f"csv, tsv, jsonl or parquet (default: {' or '.join(CUSTOM.raw_files)} in DIR)"
+    own.add_argument("--table", type=Path, metavar="FILE", help=text)
+    text = "the table's names of image, person_id, caption, split, where they are others: image=path person_id=pid"
+    own.add_argument("--columns", nargs="+", default=[], metavar="NAME=COLUMN", help=text)
+    text = "shares of people in train, val and test, where the table has no split (default: 0.8 0.1 0.1)"
+    own.add_argument("--split", nargs=3, type=float, metavar=("TRAIN", "VAL", "TEST"), help=text)
+    own.add_argument("--seed", type=int, default=0, metavar="S", help="of that split (default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.workers < 1:
         parser.error(f"--workers must be at least 1, not {options.workers}")
-    raw_file = find_raw_file(options.root, benchmark(options.name))
-    try:
-        return prepare(
-            raw_file,
-            benchmark(options.name),
-            verify=options.verify_images,
-            drop_ambiguous=options.drop_ambiguous_captions,
-            workers=options.workers,
-        )
-    except (OSError, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        print(f"not ready: nothing was written, {options.root / 'processed_data'} is as it was before", file=sys.stderr)
-        return 1
+    if options.name != CUSTOM.name and (options.table or options.columns or options.split):
+        parser.error(f"--table, --columns and --split are for data of your own: name it {CUSTOM.name}")
+    return options
+
+
+def find_table(root: Path, table: Path) -> Path:
+    """Return the table, which may also lie in root. Raises: FileNotFoundError if there is no such folder or table."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; it should hold imgs/")
+    for path in (table, root / table):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"{table}: no such table, neither in this folder nor in {root}")
 
 
 def find_raw_file(root: Path, benchmark: Benchmark) -> Path:
@@ -70,19 +102,37 @@ def find_raw_file(root: Path, benchmark: Benchmark) -> Path:
     )
 
 
-def prepare(raw_file: Path, benchmark: Benchmark, *, verify: bool, drop_ambiguous: bool, workers: int) -> int:
+def read_entries(raw_file: Path, benchmark: Benchmark, options: argparse.Namespace) -> Entries:
+    """Read the annotation file, or the table. Raises: UserError if that is not possible."""
+    if benchmark is not CUSTOM:
+        entries = read_json_list(raw_file)
+        return Entries(entries, list(range(len(entries))), {})
+    names = parse_columns(options.columns, raw_file)
+    return entries_of(read_table(raw_file), names, raw_file, shares=options.split, seed=options.seed)
+
+
+def prepare(
+    root: Path,
+    raw_file: Path,
+    read: Entries,
+    benchmark: Benchmark,
+    *,
+    verify: bool,
+    drop_ambiguous: bool,
+    workers: int,
+) -> int:
     """Check everything, print the findings and a table of counts, and write the splits if there is no error."""
-    root = raw_file.parent
     synthetic = (root / "synthetic.json").is_file()
-    annotations, findings = checks.parse_annotations(read_json_list(raw_file), benchmark.path_key, str(raw_file))
+    has_official = bool(benchmark.splits) and not synthetic
+    annotations, findings = checks.parse_annotations(read.entries, benchmark.path_key, str(raw_file), read.numbers)
     annotations, empty = checks.drop_empty_captions(annotations, str(raw_file))
     findings += empty
     for check in CHECKS:
         findings += check(annotations, str(raw_file))
     findings += checks.check_images(root, annotations, benchmark, decode=verify, workers=workers)
-    if synthetic:
+    if synthetic and benchmark.splits:
         print("synthetic benchmark (synthetic.json): its counts are not compared with the official ones")
-    else:
+    if has_official:
         findings += checks.check_counts(checks.count_splits(annotations), benchmark, str(raw_file))
     dropped = drop_ambiguous_captions(annotations)
     if drop_ambiguous:
@@ -95,26 +145,33 @@ def prepare(raw_file: Path, benchmark: Benchmark, *, verify: bool, drop_ambiguou
     elif dropped.captions:
         told = "captions of train stand under several people; --drop-ambiguous-captions leaves them out"
         print(f"{dropped.captions:,} {told}")
-    Console().print(counts_table(counts, benchmark, with_official=not synthetic))
-    return finish(root, annotations, findings, benchmark.name)
+    Console().print(counts_table(counts, benchmark, with_official=has_official))
+    return finish(root, annotations, findings, benchmark.name, read.people)
 
 
-def finish(root: Path, annotations: list[Annotation], findings: list[Finding], name: str) -> int:
+def finish(
+    root: Path, annotations: list[Annotation], findings: list[Finding], name: str, people: Mapping[str, int]
+) -> int:
     num_errors = sum(finding.is_error for finding in findings)
     target = root / "processed_data"
     if num_errors:
         print(f"not ready: {num_errors:,} errors; nothing was written, {target} is as it was before")
         return 1
-    write_splits(target, annotations, name)
+    write_splits(target, annotations, name, people)
     num_warnings = len(findings)
     print(f"ready: wrote {', '.join(f'{split}.json' for split in SPLITS)} to {target} ({num_warnings:,} warnings)")
     return 0
 
 
-def write_splits(target: Path, annotations: list[Annotation], name: str) -> None:
-    """Write {split}.json of all splits and the benchmark's name to target. If writing fails, nothing changes."""
+def write_splits(target: Path, annotations: list[Annotation], name: str, people: Mapping[str, int]) -> None:
+    """Write {split}.json of all splits and the benchmark's name to target. If writing fails, nothing changes.
+
+    people: numbers given to the ids of a table, for people.json; empty: the ids are numbers, and there is no such file.
+    """
     target.mkdir(exist_ok=True)
     contents = {NAME_FILE: f"{name}\n"}
+    if people:
+        contents[PEOPLE_FILE] = json.dumps({str(number): person for person, number in people.items()})
     for split in SPLITS:
         records = [annotation.record for annotation in annotations if annotation.split == split]
         entries = [{"id": r.person_id, "file_path": r.file_path, "captions": r.captions} for r in records]
@@ -125,6 +182,8 @@ def write_splits(target: Path, annotations: list[Annotation], name: str) -> None
             path.write_text(contents[file], encoding="ascii")  # json escapes everything else
         for file, path in temporary.items():
             os.replace(path, target / file)
+        if not people:
+            (target / PEOPLE_FILE).unlink(missing_ok=True)  # of an earlier table
     finally:
         for path in temporary.values():
             path.unlink(missing_ok=True)
@@ -152,8 +211,10 @@ def counts_table(counts: dict[str, SplitCounts], benchmark: Benchmark, *, with_o
             table.add_column("official", justify="right", style="dim")
     for split, found in counts.items():
         cells = []
-        for here, there in zip(found, benchmark.splits[split], strict=True):
-            cells += [f"{here:,}", f"{there:,}"] if with_official else [f"{here:,}"]
+        for name, here in found._asdict().items():
+            cells.append(f"{here:,}")
+            if with_official:
+                cells.append(f"{getattr(benchmark.splits[split], name):,}")
         table.add_row(split, *cells)
     return table
 

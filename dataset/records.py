@@ -37,7 +37,7 @@ def read_json_list(path: Path) -> list[Any]:
 
     Raises: UserError with one line that names the file and the place where the text stops being JSON.
     """
-    text = _read_text(path)
+    text = read_text(path)
     try:
         entries = json.loads(text)
     except json.JSONDecodeError as error:
@@ -106,7 +106,8 @@ def hold_out_validation(train: list[Record]) -> tuple[list[Record], list[Record]
     )
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Text in UTF-8 (with or without a byte order mark) or UTF-16 with one. Raises: UserError for anything else."""
     data = path.read_bytes()
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
@@ -154,7 +155,9 @@ def _file_path(entry: dict[str, Any], path_key: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise RecordError("bad image path", f"has {_shown(value)} as {path_key!r} instead of an image path")
     if value.startswith(("/", "\\")) or re.match("[A-Za-z]:", value) or ".." in re.split(r"[/\\]", value):
-        raise RecordError("path outside imgs/", f"has the path {value!r}, which leaves the image folder")
+        raise RecordError(
+            "path outside imgs/", f"has the path {value!r}, which leaves the image folder: make it relative to imgs/"
+        )
     return value
 
 

@@ -46,7 +46,7 @@ def _check_divisible(width: int | None, heads: int | None, width_key: str, heads
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class DatasetConfig:
-    name: Literal["CUHK-PEDES", "ICFG-PEDES", "RSTPReid"]
+    name: Literal["CUHK-PEDES", "ICFG-PEDES", "RSTPReid", "custom"]
     root: NonEmptyStr
     image_size: Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_as_height_width)]  # (height, width), px
     max_words: PositiveInt

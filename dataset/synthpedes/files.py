@@ -1,9 +1,10 @@
-"""SynthPedes on disk: image paths and records as in the three benchmarks, and the note of what a folder holds.
+"""SynthPedes on disk: image paths and records as in the benchmarks or in a table, and the note of what a folder holds.
 
 A folder holds the benchmark's annotation file, imgs/ and synthetic.json. The last one is written at the end, so a
 folder without it is incomplete. While a benchmark is being drawn, synthetic.partial marks the folder as ours to clear.
 """
 
+import csv
 import json
 import os
 import shutil
@@ -11,7 +12,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from dataset.benchmarks import Benchmark
+from dataset.benchmarks import CUSTOM, Benchmark
+from dataset.custom import COLUMNS
 from utils.errors import UserError
 
 NOTE, PARTIAL = "synthetic.json", "synthetic.partial"
@@ -96,8 +98,22 @@ def clear(out: Path, benchmark: Benchmark) -> None:
 
 def finish(out: Path, benchmark: Benchmark, records: list[dict[str, Any]], note: dict[str, Any]) -> None:
     """Write the annotation file, and the note at the end."""
-    (out / benchmark.raw_files[0]).write_text(json.dumps(records), encoding="utf-8")
+    raw_file = out / benchmark.raw_files[0]
+    if benchmark is CUSTOM:
+        _write_table(raw_file, records)
+    else:
+        raw_file.write_text(json.dumps(records), encoding="utf-8")
     unfinished = out / f"{NOTE}.tmp"
     unfinished.write_text(json.dumps(note, indent=1), encoding="utf-8")
     os.replace(unfinished, out / NOTE)
     (out / PARTIAL).unlink()
+
+
+def _write_table(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write a row for each caption."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for entry in records:
+            for caption in entry["captions"]:
+                writer.writerow([entry[CUSTOM.path_key], entry["id"], caption, entry["split"]])

@@ -1,4 +1,4 @@
-"""SynthPedes: a benchmark of drawn pedestrians on disk, in the format of CUHK-PEDES, ICFG-PEDES or RSTPReid.
+"""SynthPedes: a benchmark of drawn pedestrians on disk, as CUHK-PEDES, ICFG-PEDES, RSTPReid or a table.
 
     python -m dataset.synthpedes data/synth --format CUHK-PEDES --people-train 400 --people-val 50 --people-test 60
 
@@ -71,7 +71,7 @@ def generate(
 
     Args:
         out: folder; made if needed.
-        benchmark: the format to write: CUHK-PEDES, ICFG-PEDES or RSTPReid.
+        benchmark: the format to write: CUHK-PEDES, ICFG-PEDES, RSTPReid or custom (a table).
         people: how many people by split (train, val, test); ICFG-PEDES has no val.
         images_per_person, captions_per_image: at least 1.
         seed: determines everything that is drawn.
@@ -121,7 +121,7 @@ def _check(
     """Raises: UserError for the first argument that cannot be satisfied."""
     if set(people) - set(SPLITS) or min(people.values(), default=0) < 0 or not sum(people.values()):
         raise UserError(f"people must be counts of {', '.join(SPLITS)}, at least 0 and not all 0, got {people}")
-    if people.get("val") and not benchmark.splits["val"].people:
+    if people.get("val") and benchmark.splits and not benchmark.splits["val"].people:
         raise UserError(f"{benchmark.name} has no validation people: leave val at 0 (training holds some out of train)")
     counts = {"images per person": images_per_person, "captions per image": captions_per_image, "workers": workers}
     for name, count in counts.items():

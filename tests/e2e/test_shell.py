@@ -36,7 +36,7 @@ def test_named_files_exist(script):
 
 def test_the_names_that_users_type():
     names = {path.name for path in SCRIPTS}
-    benchmarks = ("cuhk", "icfg", "rstp")
+    benchmarks = ("cuhk", "icfg", "rstp", "custom")
     assert {f"{name}_train.sh" for name in benchmarks} | {f"{name}-eval.sh" for name in benchmarks} <= names
     assert "data_process.sh" in names
 
@@ -123,6 +123,15 @@ def test_the_checkpoint_of_an_evaluation(copied):
     (copied / "output" / "rstp_reid" / "best.pth").touch()
     told = output_of(copied, "shell/rstp-eval.sh", "--split", "val")
     assert told == f"{start} output/rstp_reid/best.pth --split val\n"
+
+
+def test_a_table_is_meant_relative_to_the_caller_or_to_its_folder(copied):
+    (copied / "captions.csv").touch()
+    start = f"python -m dataset.prepare custom {copied / 'mine'}"
+    told = output_of(copied, "shell/data_process.sh", "custom", "mine", "--table", "captions.csv", "--seed", "2")
+    assert told == f"{start} --table {copied / 'captions.csv'} --seed 2\n"
+    told = output_of(copied, "shell/data_process.sh", "custom", "mine", "--workers", "2", "--table", "table.csv")
+    assert told == f"{start} --workers 2 --table table.csv\n"
 
 
 SET_UP = 'set -euo pipefail; REPOSITORY=$PWD; source shell/common.sh; set_up "$@"; echo "uses $PYTHON"'
