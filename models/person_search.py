@@ -44,7 +44,7 @@ class PersonSearchModel(nn.Module):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
-        self.vision_proj = JoinedLinear(image_encoder.width, embed_dim)
+        self.vision_proj = JoinedLinear(image_encoder.feature_width, embed_dim)
         self.text_proj = JoinedLinear(text_encoder.width, embed_dim)
         self.itm_head = JoinedLinear(text_encoder.width, 2)
         self.temperature = nn.Parameter(torch.tensor(temperature))

@@ -114,9 +114,10 @@ class VisionMamba(nn.Module):
         super().__init__()
         if image_size[0] % patch_size or image_size[1] % patch_size:
             raise ValueError(f"image size {image_size} is not a multiple of the patch size {patch_size}")
-        self.image_size, self.patch_size, self.width = image_size, patch_size, width
+        self.image_size, self.patch_size, self.width, self.feature_width = image_size, patch_size, width, width
         self.grid = (image_size[0] // patch_size, image_size[1] // patch_size)
         self.num_patches = self.grid[0] * self.grid[1]
+        self.num_tokens = 1 + self.num_patches
         self.patch_embed = PatchEmbed(patch_size, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, self.num_patches + 1, width))

@@ -35,8 +35,9 @@ class VisionTransformer(TimmVisionTransformer):
             num_classes=0,
             global_pool="token",
         )
-        self.image_size, self.width = image_size, width
+        self.image_size, self.width, self.feature_width = image_size, width, width
         self.num_patches = self.patch_embed.num_patches
+        self.num_tokens = 1 + self.num_patches
 
     @property
     def patch_size(self) -> int:
