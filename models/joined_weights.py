@@ -10,7 +10,7 @@ Elsewhere (evaluation, fp32 on a CPU, sharded parameters) a layer joins its weig
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -104,6 +104,31 @@ def joined_once(network: nn.Module, device_type: str) -> Iterator[None]:
     finally:
         for module in modules:
             module._copies = None
+
+
+def copies_again(network: nn.Module) -> AbstractContextManager:
+    """Inside, the network's modules use the copies that they have now: to compute once more what was not kept.
+
+    Their gradients are those of the first time, so it does not matter which alias is used.
+    """
+    copies = [
+        (module, None if module._copies is None else {name: aliases[:1] for name, aliases in module._copies.items()})
+        for module in network.modules()
+        if isinstance(module, JoinedModule)
+    ]
+    return _copies_set(copies)
+
+
+@contextmanager
+def _copies_set(copies: list[tuple[JoinedModule, dict[str, list[Tensor]] | None]]) -> Iterator[None]:
+    before = [(module, module._copies) for module, _ in copies]
+    try:
+        for module, own in copies:
+            module._copies = own
+        yield
+    finally:
+        for module, own in before:
+            module._copies = own
 
 
 def _is_worth_it(network: nn.Module, device_type: str) -> bool:

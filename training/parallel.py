@@ -19,6 +19,7 @@ from torch.distributed.tensor.experimental import implicit_replication
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from models.joined_weights import copies_again
 from training.objectives import Objectives
 from utils.config import Config
 from utils.distributed import Process
@@ -38,11 +39,14 @@ def checkpoint_activations(model: nn.Module) -> None:
     To be called after the momentum copies were made: they would compute with this model's layers.
     """
     for layer in layers_of(model):
-        layer.forward = functools.partial(_checkpointed, layer.forward)  # type: ignore[method-assign]
+        layer.forward = functools.partial(_checkpointed, layer, layer.forward)  # type: ignore[method-assign]
 
 
-def _checkpointed(forward: Callable[..., Any], *inputs: Any) -> Any:
-    return checkpoint(forward, *inputs, use_reentrant=False) if torch.is_grad_enabled() else forward(*inputs)
+def _checkpointed(layer: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*inputs)
+    again = copies_again(layer)  # by the backward pass, when the weights' copies are no longer in use elsewhere
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again))
 
 
 def shard(model: nn.Module, momentum_encoder: nn.Module, process: Process) -> None:
