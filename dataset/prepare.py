@@ -34,6 +34,8 @@ CHECKS = (checks.check_people, checks.check_images_listed_once, check_shared_cap
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     chosen = benchmark(options.name)
+    if options.images:
+        link_images(options.root, options.images)
     raw_file = find_table(options.root, options.table) if options.table else find_raw_file(options.root, chosen)
     try:
         return prepare(
@@ -66,6 +68,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     text = f"csv, tsv, jsonl or parquet (default: {' or '.join(CUSTOM.raw_files)} in DIR)"
     own.add_argument("--table", type=Path, metavar="FILE", help=text)
     text = "the table's names of image, person_id, caption, split, where they are others: image=path person_id=pid"
+    text = "folder of the pictures, to which DIR/imgs becomes a link (default: they lie in DIR/imgs already)"
+    own.add_argument("--images", type=Path, metavar="FOLDER", help=text)
     own.add_argument("--columns", nargs="+", default=[], metavar="NAME=COLUMN", help=text)
     text = "shares of people in train, val and test, where the table has no split (default: 0.8 0.1 0.1)"
     own.add_argument("--split", nargs=3, type=float, metavar=("TRAIN", "VAL", "TEST"), help=text)
@@ -73,9 +77,22 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.workers < 1:
         parser.error(f"--workers must be at least 1, not {options.workers}")
-    if options.name != CUSTOM.name and (options.table or options.columns or options.split):
-        parser.error(f"--table, --columns and --split are for data of your own: name it {CUSTOM.name}")
+    if options.name != CUSTOM.name and (options.table or options.images or options.columns or options.split):
+        parser.error(f"--table, --images, --columns and --split are for data of your own: name it {CUSTOM.name}")
     return options
+
+
+def link_images(root: Path, images: Path) -> None:
+    """Make root/imgs a link to a folder, and root if needed. Raises: UserError if root/imgs is something else."""
+    if not images.is_dir():
+        raise UserError(f"{images}: no such folder of pictures")
+    link = root / "imgs"
+    if link.exists() and link.resolve() == images.resolve():
+        return
+    if link.exists() or link.is_symlink():
+        raise UserError(f"{link} is there already: leave --images out, or remove it")
+    root.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(images.resolve(), target_is_directory=True)
 
 
 def find_table(root: Path, table: Path) -> Path:

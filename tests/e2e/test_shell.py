@@ -128,8 +128,8 @@ def test_the_checkpoint_of_an_evaluation(copied):
 def test_a_table_is_meant_relative_to_the_caller_or_to_its_folder(copied):
     (copied / "captions.csv").touch()
     start = f"python -m dataset.prepare custom {copied / 'mine'}"
-    told = output_of(copied, "shell/data_process.sh", "custom", "mine", "--table", "captions.csv", "--seed", "2")
-    assert told == f"{start} --table {copied / 'captions.csv'} --seed 2\n"
+    told = output_of(copied, "shell/data_process.sh", "custom", "mine", "--table", "captions.csv", "--images", "bin")
+    assert told == f"{start} --table {copied / 'captions.csv'} --images {copied / 'bin'}\n"
     told = output_of(copied, "shell/data_process.sh", "custom", "mine", "--workers", "2", "--table", "table.csv")
     assert told == f"{start} --workers 2 --table table.csv\n"
 

@@ -152,3 +152,18 @@ def test_a_benchmark_takes_no_table(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(tmp_path, capsys, "--table", "t.csv")
     assert "name it custom" in capsys.readouterr().err
+
+
+def test_pictures_that_lie_elsewhere(tmp_path, capsys):
+    lay_out_pictures(tmp_path / "photos")
+    (tmp_path / "t.csv").write_text(csv_text())
+    root, photos = tmp_path / "mine", tmp_path / "photos" / "imgs"
+    options = ("--table", str(tmp_path / "t.csv"), "--images")
+    for _ in range(2):  # the link may be there already
+        assert run(root, capsys, *options, str(photos), name="custom")[0] == 0
+    assert (root / "imgs").resolve() == photos
+    assert (root / "imgs" / read_records(root, "test")[0].file_path).is_file()
+    for folder, message in ((tmp_path, "is there already: leave --images out"), (root / "no", "no such folder of pic")):
+        status, lines = run(root, capsys, *options, str(folder), name="custom")
+        assert (status, len(lines)) == (2, 1)
+        assert message in lines[0]
