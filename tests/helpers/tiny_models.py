@@ -6,6 +6,7 @@ from torch import Tensor
 from losses import OBJECTIVES
 from models.bert_layers import BertSizes
 from models.mae_decoder import MAEDecoder
+from models.mamba_reg import MambaReg
 from models.person_search import PersonSearchModel
 from models.text_encoder import TextEncoder
 from models.vision_mamba import VisionMamba
@@ -43,7 +44,11 @@ def tiny_model(
     """Patches of 8 px, two image layers, fusion at layer 2 of 4; every parameter random."""
     torch.manual_seed(seed)
     sizes = {"image_size": image_size, "patch_size": 8, "width": width, "depth": 2}
-    encoder = VisionMamba(**sizes, d_state=4) if image == "vim" else VisionTransformer(**sizes, num_heads=2)
+    encoder = {
+        "vim": lambda: VisionMamba(**sizes, d_state=4),
+        "mamba_reg": lambda: MambaReg(**sizes, d_state=4, registers=3, register_reduction=2),
+        "vit": lambda: VisionTransformer(**sizes, num_heads=2),
+    }[image]()
     text_encoder = TextEncoder(BERT, image_width=width, fusion_layer=2, full_cross_attention=full_cross_attention)
     decoder = MAEDecoder(
         num_patches=encoder.num_patches, patch_size=8, width=width, text_width=16, depth=1, num_heads=2

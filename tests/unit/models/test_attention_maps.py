@@ -23,7 +23,7 @@ def matching_logit(model, image_tokens):
     return model.match(IDS[None], torch.ones_like(IDS[None]), image_tokens)[0]
 
 
-@pytest.mark.parametrize("kind", ["vit", "vim"])
+@pytest.mark.parametrize("kind", ["vit", "vim", "mamba_reg"])
 @pytest.mark.parametrize("size", GRIDS)
 @pytest.mark.parametrize("layer", [None, 0, 1, 2])
 def test_logit_is_the_models_and_maps_have_the_grids_shape(kind, size, layer):
@@ -40,12 +40,14 @@ def test_logit_is_the_models_and_maps_have_the_grids_shape(kind, size, layer):
     assert bool((maps.flatten(1).sum(dim=1) > 0).any())
 
 
-def test_maps_are_the_positive_part_in_raster_order():
-    model = tiny_model("vim", image_size=(48, 16)).eval()
+@pytest.mark.parametrize(("kind", "num_leading"), [("vim", 1), ("mamba_reg", 3)])
+def test_maps_are_the_positive_part_in_raster_order(kind, num_leading):
+    model = tiny_model(kind, image_size=(48, 16)).eval()
     attention = cross_attention(model, model.encode_image(any_image((48, 16)))[0].tokens, IDS, 1)
     maps = word_attention(model, any_image((48, 16)), IDS, 1)
     for token, patch in ((1, 0), (2, 5), (4, 11)):
-        products = attention.probabilities[:, token, 1 + patch] * attention.gradient[:, token, 1 + patch]
+        column = num_leading + patch
+        products = attention.probabilities[:, token, column] * attention.gradient[:, token, column]
         torch.testing.assert_close(maps[token, patch // 2, patch % 2], products.clamp(min=0).mean())
 
 

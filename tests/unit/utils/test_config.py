@@ -106,6 +106,14 @@ def test_published_settings(name, image_size, mask_ratio, max_words, momentum, t
     assert (encoder.name, encoder.normalization, encoder.kind) == expected
 
 
+@pytest.mark.parametrize("name", ["cuhk_pedes", "icfg_pedes", "rstp_reid"])
+def test_files_with_registers_differ_in_the_image_encoder_alone(name):
+    vim, registers = (load_config(CONFIGS / f"{name}{kind}.yaml").as_dict() for kind in ("", "_mamba_reg"))
+    assert registers["model"]["image_encoder"].pop("name") == "mamba_reg_base"
+    assert vim["model"]["image_encoder"].pop("name") == "vim_base"
+    assert registers == vim
+
+
 def test_frozen():
     config = load_config(BASE)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -158,6 +166,17 @@ def test_mistake_in_a_base_names_the_base(write):
         ("model.image_encoder.name=vim_bse", "did you mean vim_base?"),
         ("model.image_encoder.type=vit", "name vim_base is not of type vit; set one to null"),
         ("model.image_encoder.num_heads=3", "a vim has no attention, set it to null"),
+        (
+            "model.image_encoder={name: vit_base_patch16, registers: 4}",
+            "registers belong to vim; set them to null for a vit",
+        ),
+        ("model.image_encoder.register_reduction=2", "register_reduction needs registers, and this encoder has none"),
+        (
+            "model.image_encoder={name: null, type: vim, embed_dim: 48, depth: 2, registers: 4, register_reduction: 5}",
+            "embed_dim 48 is not divisible by register_reduction 5",
+        ),
+        ("model.image_encoder={name: mamba_reg_base, type: vit}", "name mamba_reg_base is not of type vit"),
+        ("model.image_encoder.name=mamba_reg_bse", "did you mean mamba_reg_base?"),
         ("model.image_encoder={name: null, type: vit}", "embed_dim, depth, num_heads must be given"),
         ("model.image_encoder.embed_dim=100", "image_encoder.embed_dim 100 is not divisible by decoder.num_heads 8"),
         ("model.text_encoder.num_hidden_layers=4", "fusion_layer 6 is more than num_hidden_layers 4"),
