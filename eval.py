@@ -15,7 +15,7 @@ from dataset.run_loaders import eval_loaders_of
 from dataset.tokenizer import load_tokenizer
 from evaluation.comparison import compare_files, comparison_json, comparison_table
 from evaluation.report import NO_PERTURBED, make_report, measures_table
-from evaluation.results import run_details, save_results
+from evaluation.results import default_folder, run_details, save_results
 from evaluation.retrieval import ScoringSettings, encode_gallery, score_captions
 from evaluation.robustness import measure_perturbed, perturbed_batches
 from models.build import build_model
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report = make_report(scores, tail, perturbed)
 
     if process.is_main:
-        folder = args.output or (checkpoint if checkpoint.is_dir() else checkpoint.parent) / f"eval-{args.split}"
+        folder = args.output or default_folder(config, checkpoint, args.split)
         title = f"{config.dataset.name} {args.split}, {checkpoint}"
         details = run_details(scores, seconds, settings.rerank_top_k, tail, args.split, args.checkpoint)
         save_results(folder, report, scores, loaders.sets, title, details, with_scores=args.save_scores)
@@ -79,11 +79,13 @@ def load_model(config: Config, checkpoint: Path, process: Process, *, trust: boo
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, help="the configuration that the model was trained with")
+    parser.add_argument("--config", type=Path, help="the model's sizes and the data: of its training, or other data")
     parser.add_argument("--checkpoint", metavar="PATH", help="best.pth or last.pth of a run, say")
     parser.add_argument("--split", choices=("test", "val"), default="test")
     parser.add_argument(
-        "--output", type=Path, help="folder for the results (default: eval-SPLIT beside the checkpoint)"
+        "--output",
+        type=Path,
+        help="folder for the results (default: eval-SPLIT beside the checkpoint, eval-SPLIT-DATA for other data)",
     )
     parser.add_argument("--save-scores", action="store_true", help="write scores.npz as well: every pair's scores")
     parser.add_argument(

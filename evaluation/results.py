@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dataset.benchmarks import CUSTOM
 from dataset.sets import EvalSets
 from evaluation.metrics import QueryMeasures, Tail
 from evaluation.report import EvaluationReport, latex_rows, markdown_table, report_json
 from evaluation.retrieval import Scores
 from evaluation.score_file import save_scores
+from utils.config import Config, load_config
+from utils.errors import UserError
 from utils.files import replacing, save_json
 
 logger = logging.getLogger(__name__)
@@ -27,6 +30,25 @@ class RunDetails(NamedTuple):
     seconds: Mapping[str, float]  # by stage
     split: str
     checkpoint: str  # as it was given
+
+
+def default_folder(config: Config, checkpoint: Path, split: str) -> Path:
+    """Where results go: eval-SPLIT beside the checkpoint, or in it if it is a folder.
+
+    The data is named behind it if the run there learned from other data, so that neither evaluation replaces the other.
+    """
+    run = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    folder = run / f"eval-{split}"
+    try:
+        own = load_config(run / "config.yaml").dataset
+    except UserError:  # not a folder of a run
+        return folder
+    data, root = config.dataset, Path(config.dataset.root).expanduser()
+    if data.name != own.name:
+        return folder.with_name(f"{folder.name}-{data.name}")
+    if data.name == CUSTOM.name and root.resolve() != Path(own.root).expanduser().resolve():
+        return folder.with_name(f"{folder.name}-{root.resolve().name}")
+    return folder
 
 
 def run_details(
