@@ -88,6 +88,11 @@ def test_a_loss_alone(losses_of, key):
         ("dataset.image_size=[48,16]",),
         ("model.image_encoder.type=vit", "model.image_encoder.num_heads=4"),
         ("model.image_encoder.type=vit", "model.image_encoder.num_heads=4", "dataset.image_size=[48,16]"),
+        ("model.image_encoder.registers=3",),
+        (
+            "model.image_encoder={registers: 4, register_reduction: 2, register_tokens: false}",
+            "dataset.image_size=[48,16]",
+        ),
         ("model.text_encoder.full_cross_attention=false",),
         ("train.precision=bf16",),
         ("eval.rerank_top_k=1000",),

@@ -23,7 +23,7 @@ from utils.precision import autocast
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=["vim", "vit"])
+@pytest.fixture(params=["vim", "mamba_reg", "vit"])
 def model(request):
     return tiny_model(request.param).eval()
 
@@ -44,7 +44,7 @@ def assert_same(scores: torch.Tensor, plain: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("full", [True, False])
-@pytest.mark.parametrize("image", ["vim", "vit"])
+@pytest.mark.parametrize("image", ["vim", "mamba_reg", "vit"])
 def test_scores_of_the_plain_loop(image, full):
     model = tiny_model(image, full_cross_attention=full).eval()
     store = encoded_gallery(model)

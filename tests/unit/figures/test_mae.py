@@ -28,7 +28,7 @@ def as_patches(picture):
     return patchify(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))[None], 8)[0]
 
 
-@pytest.mark.parametrize("kind", ["vit", "vim"])
+@pytest.mark.parametrize("kind", ["vit", "vim", "mamba_reg"])
 def test_pictures_and_error(kind):
     model, image = tiny_model(kind, image_size=SIZE).eval(), any_image()
     result = rebuild(model, image, IDS, KeptPatches(KEPT, MASKED))

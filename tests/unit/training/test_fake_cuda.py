@@ -147,7 +147,7 @@ def test_the_backward_pass_reads_no_number(debug_config, batch, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["device", "memory"])
-@pytest.mark.parametrize("image", ["vim", "vit"])
+@pytest.mark.parametrize("image", ["vim", "mamba_reg", "vit"])
 def test_reranking(image, place, gpu, monkeypatch):
     free = {"cuda": 2**40 if place == "device" else 0, "cpu": 2**40}
     monkeypatch.setattr(token_store, "available_bytes", lambda device: free[device.type])

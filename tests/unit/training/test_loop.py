@@ -71,7 +71,7 @@ def test_nothing_to_predict_is_no_error():
         assert share["mlm"] == share["mrtd"] == 0
 
 
-@pytest.mark.parametrize("image", ["vim", "vit"])
+@pytest.mark.parametrize("image", ["vim", "mamba_reg", "vit"])
 def test_layers_computed_again_give_the_same_gradients(image):
     model = tiny_model(image).train()
     again = copy.deepcopy(model)
