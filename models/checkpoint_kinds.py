@@ -86,7 +86,7 @@ def image_encoder_type(names: Collection[str], module: str) -> str | None:
 
 
 def _ours(tensors: Mapping[str, Tensor]) -> Kind:
-    return Kind("ours", lambda name: name, lambda name: True)
+    return Kind("ours", lambda name: name, lambda name: True, image_encoder_type(tensors, "image_encoder"))
 
 
 def _vim(tensors: Mapping[str, Tensor]) -> Kind:

@@ -97,7 +97,7 @@ class TextEncoder(JoinedModule):
 
         Args:
             input_ids, attention_mask: (R, L).
-            image_tokens: (I, K, image_width), class token first.
+            image_tokens: (I, K, image_width), as of `models.image_features.ImageFeatures.tokens`.
             image_index: (S,) the images of the last S rows. The rows before them go with the images one by one, or
             own_images: with so many first images, over and over: row r with image r % own_images.
             at_most: number of tokens, or more, as in `dataset.texts.Places`.
