@@ -30,7 +30,7 @@ class EncodedImages(NamedTuple):
     """What the image encoder makes of B images."""
 
     vectors: np.ndarray  # (B, E) float32, L2-normalised
-    tokens: Tensor  # (B, K, D), on the model's device and in the type that it computes in, class token first
+    tokens: Tensor  # (B, K, D), on the model's device and in the type that it computes in
 
 
 class Sentence(NamedTuple):

@@ -249,37 +249,6 @@ def test_registers_and_a_class_token_do_not_go_together(tmp_path, file, own):
         initialise(tiny_model(own), path)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (48, 24), (64, 16)])  # the last has as many patches as the file
-def test_mamba_reg_keeps_the_registers_at_another_resolution(tmp_path, size):
-    donor = tiny_model("mamba_reg", seed=1)
-    model = tiny_model("mamba_reg", image_size=size)
-    report = initialise(model, save({"model": vim_file(donor)}, tmp_path / "mambar.pth"))
-    assert (report.kind, report.ignored) == ("Mamba-Reg", ["head.weight", "head.bias"])
-    assert {name for name, _ in model.named_parameters() if name.startswith("image_encoder.")} <= set(report.loaded)
-    resized = [] if size == (32, 32) else ["image_encoder.pos_embed"]
-    assert report.resized == resized
-    assert_taken(model, donor, [name for name in report.loaded if name not in resized])
-    image = donor.image_encoder.pos_embed.data.transpose(1, 2).unflatten(2, (4, 4))
-    expected = F.interpolate(image, (size[0] // 8, size[1] // 8), mode="bicubic").flatten(2).transpose(1, 2)
-    torch.testing.assert_close(model.image_encoder.pos_embed.data, expected)
-
-
-def test_ours_with_registers_at_another_shape(tmp_path):
-    donor = tiny_model("mamba_reg", image_size=(64, 16), seed=1)
-    config = {"dataset": {"image_size": [64, 16]}, "model": {"image_encoder": {"patch_size": 8}}}
-    path = save({"model": donor.state_dict(), "config": config}, tmp_path / "best.pth")
-    assert initialise(tiny_model("mamba_reg", image_size=(64, 16)), path).resized == []
-    resized = initialise(tiny_model("mamba_reg"), path).resized
-    assert resized == ["image_encoder.pos_embed", "decoder.pos_embed"]
-
-
-@pytest.mark.parametrize(("file", "own"), [("vim", "mamba_reg"), ("mamba_reg", "vim"), ("mamba_reg", "vit")])
-def test_registers_and_a_class_token_do_not_go_together(tmp_path, file, own):
-    path = save(vim_file(tiny_model(file)), tmp_path / "other.pth")
-    with pytest.raises(UserError, match=f"its image encoder is a {file}, the model's a {own}"):
-        initialise(tiny_model(own), path)
-
-
 def test_ours_with_another_image_encoder_is_refused(tmp_path):
     path = save({"model": tiny_model("vim").state_dict()}, tmp_path / "best.pth")
     with pytest.raises(UserError, match="its image encoder is a vim, the model's a mamba_reg"):
