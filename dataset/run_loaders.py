@@ -1,6 +1,7 @@
 """Build the loaders of a configuration: choose the records to train on and to evaluate on."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import BertTokenizer
@@ -19,11 +20,12 @@ logger = logging.getLogger(__name__)
 def split_records(config: Config, split: str) -> list[Record]:
     """Return the records of train, val or test.
 
+    With several roots, train is that of all of them, and val and test are those of the first.
     If a benchmark has no validation people and eval.select_on is val, a share of its train people is held out for val.
 
     Raises: UserError if there are no validation people and none are held out, or if root holds another benchmark.
     """
-    root, name = Path(config.dataset.root).expanduser(), config.dataset.name
+    root, name = config.dataset.folder, config.dataset.name
     check_benchmark(root, name)
     if split == "test":
         return read_records(root, "test")
@@ -37,7 +39,7 @@ def split_records(config: Config, split: str) -> list[Record]:
         )
     train = read_records(root, "train")
     if val or config.eval.select_on != "val":
-        return train
+        return with_more(train, config.dataset.more_folders)
     kept, held_out = hold_out_validation(train)
     if split == "train":
         logger.warning(
@@ -48,7 +50,23 @@ def split_records(config: Config, split: str) -> list[Record]:
             len(train),
             HOLD_OUT_EVERY,
         )
-    return kept if split == "train" else held_out
+    return with_more(kept, config.dataset.more_folders) if split == "train" else held_out
+
+
+def with_more(records: list[Record], folders: Sequence[Path]) -> list[Record]:
+    """Add the train records of other folders: with absolute paths, and with ids that follow those before them.
+
+    Raises: UserError or FileNotFoundError if one of them was not prepared.
+    """
+    records = list(records)
+    for folder in folders:
+        first_free = 1 + max((record.person_id for record in records), default=-1)
+        images = folder.resolve() / "imgs"
+        records += [
+            record._replace(person_id=first_free + record.person_id, file_path=str(images / record.file_path))
+            for record in read_records(folder, "train")
+        ]
+    return records
 
 
 def check_vocabulary(config: Config, tokenizer: BertTokenizer) -> None:
@@ -66,7 +84,7 @@ def train_loader_of(config: Config, tokenizer: BertTokenizer, process: Process) 
     check_vocabulary(config, tokenizer)
     with main_first(process):
         train_set = load_train_set(
-            Path(config.dataset.root).expanduser(),
+            config.dataset.folder,
             split_records(config, "train"),
             tokenizer=tokenizer,
             image_size=config.dataset.image_size,
@@ -94,7 +112,7 @@ def eval_loaders_of(config: Config, tokenizer: BertTokenizer, process: Process, 
     check_vocabulary(config, tokenizer)
     with main_first(process):
         sets = load_eval_sets(
-            Path(config.dataset.root).expanduser(),
+            config.dataset.folder,
             split_records(config, split),
             split=split,
             tokenizer=tokenizer,

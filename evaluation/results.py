@@ -43,10 +43,10 @@ def default_folder(config: Config, checkpoint: Path, split: str) -> Path:
         own = load_config(run / "config.yaml").dataset
     except UserError:  # not a folder of a run
         return folder
-    data, root = config.dataset, Path(config.dataset.root).expanduser()
+    data, root = config.dataset, config.dataset.folder
     if data.name != own.name:
         return folder.with_name(f"{folder.name}-{data.name}")
-    if data.name == CUSTOM.name and root.resolve() != Path(own.root).expanduser().resolve():
+    if data.name == CUSTOM.name and root.resolve() != own.folder.resolve():
         return folder.with_name(f"{folder.name}-{root.resolve().name}")
     return folder
 

@@ -66,7 +66,7 @@ def embed(loaded: LoadedModel, split: str) -> EmbeddedSplit:
         queries.embedding.numpy(),
         gallery.person_id.numpy(),
         queries.person_id.numpy(),
-        [Path(loaded.config.dataset.root).expanduser() / "imgs" / path for path in loaders.sets.gallery.paths],
+        [loaded.config.dataset.folder / "imgs" / path for path in loaders.sets.gallery.paths],
         loaders.sets.captions.texts,
     )
 

@@ -152,12 +152,11 @@ def _tensors(ranked: Ranked) -> tuple[torch.Tensor, ...]:
 
 def _retrievals(ranked: Ranked, split: str, queries: Sequence[int], num_images: int) -> list[Retrieval]:
     config, (similarity, scores, *_) = ranked.config, _tensors(ranked)
-    captions = captions_of(split_records(config, split), ranked.scores, f"{config.dataset.root}, {split}")
+    captions = captions_of(split_records(config, split), ranked.scores, f"{config.dataset.folder}, {split}")
     check_rows(queries, len(captions))
     rows = list(queries)
     order = dict(zip(rows, rank_gallery(similarity[rows], scores[rows], config.eval.tail).numpy(), strict=True))
-    root = Path(config.dataset.root).expanduser()
-    images = [root / "imgs" / path for path in ranked.scores["image_paths"]]
+    images = [config.dataset.folder / "imgs" / path for path in ranked.scores["image_paths"]]
     return collect(queries, order, captions, *ranked.people, images, num_images=num_images)
 
 

@@ -142,7 +142,7 @@ def encode_caption(loaded: LoadedModel, caption: str) -> tuple[str, Encoded]:
 
 def pairs_of(config: Config, split: str) -> list[Pair]:
     """Every caption of a split with its image, in the order of the annotations (the rows of eval.py's results)."""
-    images = Path(config.dataset.root).expanduser() / "imgs"
+    images = config.dataset.folder / "imgs"
     return [
         Pair(caption, images / record.file_path, record.person_id)
         for record in split_records(config, split)
@@ -192,5 +192,5 @@ def captions_of(records: Sequence[Record], scores: dict[str, np.ndarray], place:
 
 def name_of_data(config: Config, split: str) -> str:
     """Benchmark and split for titles, and whether the pedestrians are drawn."""
-    drawn = (Path(config.dataset.root).expanduser() / "synthetic.json").is_file()
+    drawn = (config.dataset.folder / "synthetic.json").is_file()
     return f"{'drawn pedestrians, ' if drawn else ''}{config.dataset.name} {split}"

@@ -4,6 +4,7 @@ One frozen class per section, attribute names = YAML keys, unknown keys forbidde
 it in base.yaml. Sizes are in the unit that base.yaml states; null (None) means "as the named model has it".
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter
@@ -39,6 +40,17 @@ def _as_height_width(value: Any) -> Any:
     return tuple(value)
 
 
+def _as_roots(value: Any) -> Any:
+    """One folder, or several that differ."""
+    if isinstance(value, str) and value:
+        return value
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(root, str) and root for root in value):
+        raise PydanticCustomError("string_too_short" if value == "" else "string_type", "a folder or a list of folders")
+    if len(set(value)) < len(value):
+        raise PydanticCustomError("roots", "folders that differ")
+    return tuple(value)
+
+
 def _check_divisible(width: int | None, heads: int | None, width_key: str, heads_key: str) -> None:
     if width is not None and heads is not None and width % heads:
         raise ImpossibleValueError(f"{width_key} {width} is not divisible by {heads_key} {heads}", width_key, heads_key)
@@ -47,13 +59,23 @@ def _check_divisible(width: int | None, heads: int | None, width_key: str, heads
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class DatasetConfig:
     name: Literal["CUHK-PEDES", "ICFG-PEDES", "RSTPReid", "custom"]
-    root: NonEmptyStr
+    root: Annotated[str | tuple[str, ...], BeforeValidator(_as_roots)]  # several: see folder and more_folders
     image_size: Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_as_height_width)]  # (height, width), px
     max_words: PositiveInt
     weak_positive_probability: Fraction
     workers: NaturalInt
     cache: bool
     on_bad_image: Literal["error", "skip"]
+
+    @property
+    def folder(self) -> Path:
+        """The only root, or the first, which alone is evaluated on."""
+        return Path(self.root if isinstance(self.root, str) else self.root[0]).expanduser()
+
+    @property
+    def more_folders(self) -> tuple[Path, ...]:
+        """The other roots, which are trained on as well."""
+        return () if isinstance(self.root, str) else tuple(Path(root).expanduser() for root in self.root[1:])
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -8,6 +8,7 @@ import pytest
 import figures.__main__
 from dataset.prepare import main as prepare
 from dataset.records import read_records
+from dataset.run_loaders import split_records
 from dataset.synthpedes.generate import generate
 from models import export
 from tests.helpers.benchmark import PEOPLE
@@ -89,3 +90,20 @@ def test_evaluation_on_other_data_than_it_was_trained_on(trained, debug_settings
     metrics = json.loads((trained / folder / "metrics.json").read_text())
     assert [metrics[key] for key in COUNTS] == [2 * PEOPLE["test"], 4 * PEOPLE["test"], PEOPLE["test"]]
     assert (trained / "eval-test" / "metrics.json").read_bytes() == before  # of its own data
+
+
+def test_training_on_several_roots_and_evaluation_on_the_first(
+    own, tiny_benchmark, debug_config, debug_settings, tmp_path
+):
+    both = f"dataset.root=[{own},{tiny_benchmark}]"
+    config = debug_config("dataset.name=custom", both)
+    train = split_records(config, "train")
+    assert len(train) == 2 * len(read_records(own, "train"))
+    assert len({record.person_id for record in train}) == 2 * PEOPLE["train"]
+    assert all((own / "imgs" / record.file_path).is_file() for record in train)
+    assert split_records(config, "test") == read_records(own, "test")
+    settings = debug_settings("dataset.name=custom", both, "train.batch_size=48", "train.epochs=1")  # all pairs of both
+    assert len(train_and_record([*settings, "--output", str(tmp_path / "run")])) == 1
+    assert eval_command([*settings, "--checkpoint", str(tmp_path / "run" / "last.pth")]) == 0
+    metrics = json.loads((tmp_path / "run" / "eval-test" / "metrics.json").read_text())
+    assert metrics["num_people"] == PEOPLE["test"]

@@ -151,6 +151,8 @@ def test_mistake_in_a_base_names_the_base(write):
         ("train.epochs=true", "train.epochs: must be a whole number, got true"),
         ("dataset.cache=yes", 'dataset.cache: must be true or false, got "yes"'),
         ("dataset.root=3", "dataset.root: must be text (in quotes where it looks like something else), got 3"),
+        ("dataset.root=[a, a]", "dataset.root: must be folders that differ, got"),
+        ("dataset.root=[]", "dataset.root: must be text"),
         ("init.paths=a.pth", 'init.paths: must be a list, e.g. [a, b], got "a.pth"'),
         ("losses.alpha=-0.1", "losses.alpha: must be greater than or equal to 0, got -0.1"),
         ("losses.weights.itc=-1", "losses.weights.itc: must be greater than or equal to 0, got -1"),
