@@ -22,6 +22,7 @@ from dataset.caption_checks import check_odd_captions, check_shared_captions, dr
 from dataset.checks import Annotation, Finding
 from dataset.custom import PEOPLE_FILE, Entries, entries_of, parse_columns
 from dataset.records import NAME_FILE, read_json_list
+from dataset.saved_datasets import read_saved
 from dataset.tables import read_table
 from utils.errors import UserError
 from utils.log import one_line_errors, set_up_logging
@@ -65,7 +66,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="default: all cores")
     own = parser.add_argument_group(f"NAME {CUSTOM.name}")
-    text = f"csv, tsv, jsonl or parquet (default: {' or '.join(CUSTOM.raw_files)} in DIR)"
+    text = f"csv, tsv, jsonl, parquet or a saved datasets folder (default: {' or '.join(CUSTOM.raw_files)} in DIR)"
     own.add_argument("--table", type=Path, metavar="FILE", help=text)
     text = "the table's names of image, person_id, caption, split, where they are others: image=path person_id=pid"
     text = "folder of the pictures, to which DIR/imgs becomes a link (default: they lie in DIR/imgs already)"
@@ -100,7 +101,7 @@ def find_table(root: Path, table: Path) -> Path:
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; it should hold imgs/")
     for path in (table, root / table):
-        if path.is_file():
+        if path.exists():
             return path
     raise FileNotFoundError(f"{table}: no such table, neither in this folder nor in {root}")
 
@@ -125,7 +126,9 @@ def read_entries(raw_file: Path, benchmark: Benchmark, options: argparse.Namespa
         entries = read_json_list(raw_file)
         return Entries(entries, list(range(len(entries))), {})
     names = parse_columns(options.columns, raw_file)
-    return entries_of(read_table(raw_file), names, raw_file, shares=options.split, seed=options.seed)
+    is_saved = raw_file.is_dir()
+    rows = read_saved(raw_file, names, options.root / "imgs") if is_saved else read_table(raw_file)
+    return entries_of(rows, names, raw_file, shares=options.split, seed=options.seed)
 
 
 def prepare(
