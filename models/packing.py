@@ -4,7 +4,6 @@ Captions are short and of very different lengths, so nearly half of a padded bat
 one by one (projections, feed-forward, norms) runs on the T real tokens. Only attention needs the rows back.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
