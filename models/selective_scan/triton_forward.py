@@ -24,6 +24,7 @@ from models.selective_scan.triton_parts import (
     load_A,
     load_or_zero,
     load_states,
+    load_steps,
     place_in_tile,
     step_size,
     sum_states,
@@ -42,19 +43,19 @@ def forward_steps(
     """STEPS steps from the state x on; the pointers are those of the first. The first direction leaves its y where the
     last one adds its own: in y if there is a gate, else in out."""
     touched = touch(B, C, SIGN * B_TIME, STEPS, STATES)
-    deltas, inputs, ys, zs = (), (), (), ()
+    us = load_steps(u + channel, SIGN * U_TIME, exists, STEPS)
+    raw_deltas = load_steps(delta + channel, SIGN * DELTA_TIME, exists, STEPS)
+    if not FIRST:
+        others = load_steps((y if HAS_Z else out) + channel, SIGN * DIM, exists, STEPS)
+    if LAST and HAS_Z:
+        zs = load_steps(z + channel, SIGN * Z_TIME, exists, STEPS)
+    deltas, inputs, ys = (), (), ()
     for i in tl.static_range(STEPS):
-        u_t = tl.load(u + i * SIGN * U_TIME + channel, mask=exists, other=0.0).to(tl.float32)
-        delta_t, _ = step_size(delta + i * SIGN * DELTA_TIME + channel, shift, exists, SOFTPLUS, False)
-        y_t = skip * u_t
-        if not FIRST:
-            at = (y if HAS_Z else out) + i * SIGN * DIM + channel
-            y_t += tl.load(at, mask=exists, other=0.0).to(tl.float32)
-        if LAST and HAS_Z:
-            zs += (tl.load(z + i * SIGN * Z_TIME + channel, mask=exists, other=0.0).to(tl.float32),)
+        u_t = us[i].to(tl.float32)
+        delta_t, _ = step_size(raw_deltas[i], shift, SOFTPLUS, False)
         deltas += (delta_t,)
         inputs += (delta_t * u_t,)
-        ys += (y_t,)
+        ys += (skip * u_t if FIRST else skip * u_t + others[i].to(tl.float32),)
     sums = ()
     for i in tl.static_range(STEPS):
         B_t = load_states(B + i * SIGN * B_TIME, STATES, NR, NL)
@@ -67,7 +68,8 @@ def forward_steps(
             if KEEP or not LAST:
                 tl.store(y + at, sums[i], mask=exists)
             if LAST:
-                tl.store(out + at, scale * sums[i] * zs[i] * tl.sigmoid(zs[i]), mask=exists)
+                z_t = zs[i].to(tl.float32)
+                tl.store(out + at, scale * sums[i] * z_t * tl.sigmoid(z_t), mask=exists)
         else:
             tl.store(out + at, sums[i] * scale if LAST else sums[i], mask=exists)
     return x

@@ -39,14 +39,23 @@ def softplus(x, SLOPE: tl.constexpr):
 
 
 @triton.jit
-def step_size(pointer, bias, mask, SOFTPLUS: tl.constexpr, SLOPE: tl.constexpr):
-    """(delta, and if SLOPE its derivative by the number at `pointer`)."""
-    delta = tl.load(pointer, mask=mask, other=0.0).to(tl.float32) + bias
+def step_size(raw, bias, SOFTPLUS: tl.constexpr, SLOPE: tl.constexpr):
+    """(delta, and if SLOPE its derivative by `raw`)."""
+    delta = raw.to(tl.float32) + bias
     if SOFTPLUS:
         delta, slope = softplus(delta, SLOPE)
         return delta, slope
     else:
         return delta, 1.0
+
+
+@triton.jit
+def load_steps(pointer, stride, mask, STEPS: tl.constexpr):
+    """A row of each of STEPS steps, as it lies in memory."""
+    rows = ()
+    for i in tl.static_range(STEPS):
+        rows += (tl.load(pointer + i * stride, mask=mask, other=0.0),)
+    return rows
 
 
 @triton.jit
@@ -56,13 +65,13 @@ def load_or_zero(pointer, mask, EXISTS: tl.constexpr):
 
 
 @triton.jit
-def gated(grad_out, z, mask, scale, HAS_Z: tl.constexpr):
-    """(gradient of y, the factor that makes z's gradient of y) from the pointers to the output's gradient and to z."""
-    grad = scale * tl.load(grad_out, mask=mask, other=0.0).to(tl.float32)
+def gated(grad_out, z, scale, HAS_Z: tl.constexpr):
+    """(gradient of y, the factor that makes z's gradient of y), from the output's gradient and z."""
+    grad = scale * grad_out.to(tl.float32)
     if HAS_Z:
-        z_t = tl.load(z, mask=mask, other=0.0).to(tl.float32)
-        gate = tl.sigmoid(z_t)
-        return grad * z_t * gate, grad * gate * (1.0 + z_t * (1.0 - gate))
+        z = z.to(tl.float32)
+        gate = tl.sigmoid(z)
+        return grad * z * gate, grad * gate * (1.0 + z * (1.0 - gate))
     else:
         return grad, 0.0
 

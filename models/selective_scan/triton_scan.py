@@ -23,8 +23,6 @@ from models.selective_scan.triton_tiles import (
     LANES_BACKWARD,
     LANES_FORWARD,
     MAX_STATE,
-    REGISTERS_BACKWARD,
-    REGISTERS_FORWARD,
     grid_of,
     kept_shape,
     most_registers,
@@ -114,7 +112,7 @@ class TritonPasses(ScanPasses):
                 SEGMENTS=launch.segments > 1,
                 **tile_sizes(launch.state, LANES_FORWARD),
                 num_warps=1,
-                **most_registers(out, launch.state, REGISTERS_FORWARD),
+                **most_registers(out, launch.state),
             )
         return outputs
 
@@ -127,7 +125,7 @@ class TritonPasses(ScanPasses):
         programs, batch = launch.grid
         gradients = self.empty_gradients(scan)
         grad_z = states if targets.z is None else targets.z
-        parts = states.new_empty((launch.directions, 2, batch, programs, launch.length, launch.state))
+        parts = states.new_empty((launch.directions, batch, programs, launch.length, 2, launch.state))
         of_parameters = states.new_empty((launch.directions, batch * launch.segments, launch.dim * (launch.state + 2)))
         with on_device_of(states):
             scan_backward_kernel[(programs, batch, launch.directions * launch.segments)](
@@ -149,7 +147,6 @@ class TritonPasses(ScanPasses):
                 SEGMENTS=launch.segments > 1,
                 **tile_sizes(launch.state, LANES_BACKWARD),
                 num_warps=1,
-                **most_registers(grad_out, launch.state, REGISTERS_BACKWARD),
             )
             _add_up(parts, of_parameters, launch, targets.BC, gradients)
         return gradients
@@ -241,8 +238,8 @@ def _add_up(parts: Tensor, of_parameters: Tensor, launch: Launch, BC: Tensor, gr
     from models.selective_scan.triton_sums import sum_parameters_kernel, sum_projections_kernel
 
     programs, batch = launch.grid
-    blocks = -(-launch.length * launch.state // BLOCK_OF_SUMS)
-    sum_projections_kernel[(blocks, batch * launch.groups, 2 * launch.directions)](
+    blocks = -(-launch.length * 2 * launch.state // BLOCK_OF_SUMS)
+    sum_projections_kernel[(blocks, batch * launch.groups, launch.directions)](
         *(parts, BC, batch, launch.length, launch.groups, programs // launch.groups, *BC.stride()),
         STATES=launch.state,
         BLOCK=BLOCK_OF_SUMS,

@@ -20,6 +20,7 @@ from models.selective_scan.triton_parts import (
     load_A,
     load_or_zero,
     load_states,
+    load_steps,
     place_in_tile,
     step_size,
 )
@@ -32,15 +33,14 @@ def segment_steps(
     B_TIME: tl.constexpr, Z_TIME: tl.constexpr, HAS_Z: tl.constexpr, SOFTPLUS: tl.constexpr, OF_GRADIENT: tl.constexpr,
     NR: tl.constexpr, CR: tl.constexpr, NL: tl.constexpr,
 ):  # fmt: skip
+    raw_us = load_steps(u + channel, SIGN * U_TIME, exists, STEPS)
+    raw_deltas = load_steps(delta + channel, SIGN * DELTA_TIME, exists, STEPS)
+    zs = load_steps(z + channel, SIGN * Z_TIME, exists, STEPS) if OF_GRADIENT and HAS_Z else raw_us
     us, deltas = (), ()
     for i in tl.static_range(STEPS):
-        delta_t, _ = step_size(delta + i * SIGN * DELTA_TIME + channel, shift, exists, SOFTPLUS, False)
-        at, of_z = u + i * SIGN * U_TIME + channel, z + i * SIGN * Z_TIME + channel
-        if OF_GRADIENT:
-            us += (gated(at, of_z, exists, scale, HAS_Z)[0],)
-        else:
-            us += (delta_t * tl.load(at, mask=exists, other=0.0).to(tl.float32),)
+        delta_t, _ = step_size(raw_deltas[i], shift, SOFTPLUS, False)
         deltas += (delta_t,)
+        us += (gated(raw_us[i], zs[i], scale, HAS_Z)[0] if OF_GRADIENT else delta_t * raw_us[i].to(tl.float32),)
     for i in tl.static_range(STEPS):
         decay = tl.exp2(expand(deltas[i], CR) * a)
         added = expand(us[i], CR) * load_states(B + i * SIGN * B_TIME, STATES, NR, NL)

@@ -12,19 +12,19 @@ def sum_projections_kernel(
     parts, target, batch, length, groups, programs,
     t_direction, t_kind, t_batch, t_group, t_time, t_state, STATES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """(direction, kind, batch, programs of all groups, length, states) -> the same with groups instead of programs, of
-    any strides and dtype. kind: B or C. programs: of a group."""
+    """(direction, batch, programs of all groups, length, kind, states) -> (direction, kind, batch, group, length,
+    states), of any strides and dtype. kind: B or C. programs: of a group."""
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    t, n = place // STATES, place % STATES
+    t, kind, n = place // (2 * STATES), place // STATES % 2, place % STATES
     item, group = tl.program_id(1).to(tl.int64) // groups, tl.program_id(1) % groups
     exists = t < length
-    row = parts + ((tl.program_id(2) * batch + item) * groups + group) * programs * length * STATES + place
+    row = parts + ((tl.program_id(2) * batch + item) * groups + group) * programs * length * 2 * STATES + place
     total = tl.zeros((BLOCK,), tl.float32)
     for _program in range(0, programs):
         total += tl.load(row, mask=exists, other=0.0)
-        row += length * STATES
-    at = (tl.program_id(2) // 2) * t_direction + (tl.program_id(2) % 2) * t_kind + item * t_batch + group * t_group
-    tl.store(target + at + t * t_time + n * t_state, total, mask=exists)
+        row += length * 2 * STATES
+    target += tl.program_id(2) * t_direction + item * t_batch + group * t_group
+    tl.store(target + kind * t_kind + t * t_time + n * t_state, total, mask=exists)
 
 
 @triton.jit

@@ -12,8 +12,7 @@ MOST_CHANNELS = 32  # per program: one per thread of a warp
 REGISTER_STATES = 16  # per channel; with more states, B and C need registers that only a smaller block leaves free
 FEW_CHANNELS = 4  # per program with more states
 LANES_FORWARD, LANES_BACKWARD = 1, 2  # threads of a warp that share a channel's states
-# Registers per thread at most, which leave room for 24 and 10 warps per multiprocessor; chosen for bfloat16
-REGISTERS_FORWARD, REGISTERS_BACKWARD = 80, 200
+REGISTERS_FORWARD = 80  # per thread at most: room for 24 warps per multiprocessor
 
 # A scan with fewer programs than the first number per multiprocessor is split along time into as many segments as give
 # the second one, of at least so many steps: it costs the arithmetic of another scan without output.
@@ -60,9 +59,9 @@ def tile_sizes(state: int, lanes: int) -> dict[str, int]:
     return {"HALF": chunk_of(state) // 2, "STATES": state, **sizes}
 
 
-def most_registers(u: Tensor, state: int, registers: int) -> dict[str, int]:
-    """The option of a launch that bounds its registers, where the kernel fits in them."""
-    return {"maxnreg": registers} if u.dtype == torch.bfloat16 and state == REGISTER_STATES else {}
+def most_registers(u: Tensor, state: int) -> dict[str, int]:
+    """The option of a forward launch that bounds its registers, where the kernel fits in them."""
+    return {"maxnreg": REGISTERS_FORWARD} if u.dtype == torch.bfloat16 and state == REGISTER_STATES else {}
 
 
 def segment_length(length: int, programs: int, multiprocessors: int) -> int:
