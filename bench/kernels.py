@@ -26,9 +26,9 @@ MULTIPROCESSORS, CLOCK, BYTES_PER_SECOND = 132, 1.98e9, 4.8e12  # of an H200 at 
 BATCH, DIM, STATE, RANK = 2, 1536, 16, 48  # a mixer of Vim-B; the batch changes no kernel
 SHORT, LONG = 40, 512
 CASES = ("training", "evaluation", "split along time")
-CHUNK_BYTES = 4 * STATE / 8  # of the states that are kept, per channel and step
-# Bytes per channel and step beside them: float32 parts of B's and C's gradients of 32 channels, written and read
-PART_BYTES = 2 * 2 * STATE * 4 / 32
+# Float32 numbers beside the sequences, in bytes per channel, step and direction: the states that are kept every 8
+# steps, and B's and C's gradients of 32 channels
+KEPT_BYTES, PART_BYTES = 4 * STATE / 8, 4 * 2 * STATE / 32
 
 
 def main() -> None:
@@ -109,10 +109,10 @@ def bytes_of(name: str, shape: list[int], itemsize: int, case: str) -> float:
     batch, dim, length, _ = shape
     keeps = case != CASES[1]
     per_step = {
-        # u, delta twice; y written, read; z; out, and y again where it is kept; the states twice
-        "scan_forward": (2 * 2 + 2 + 2 + keeps) * itemsize + 2 * CHUNK_BYTES * keeps,
-        # u, delta, their gradients, the output's, z twice; y, z's gradient; the states and the parts twice
-        "scan_backward": (2 * 6 + 2) * itemsize + 2 * CHUNK_BYTES + 2 * PART_BYTES / 2,
+        # u and delta of two directions; y written, read and, where it is kept, written; z; out
+        "scan_forward": (2 * 2 + 2 + keeps + 2) * itemsize + 2 * KEPT_BYTES * keeps,
+        # u, delta, both their gradients, the output's and z of two directions; y and z's gradient
+        "scan_backward": (2 * 6 + 2) * itemsize + 2 * (KEPT_BYTES + PART_BYTES),
         "segment_scan": 2 * 2 * itemsize,
     }[name]
     return batch * dim * length * per_step
