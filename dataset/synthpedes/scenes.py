@@ -12,15 +12,15 @@ from dataset.synthpedes.views import CameraView
 Pen = ImageDraw.ImageDraw
 
 
-def draw_scene(scene: str, size: tuple[int, int], rng: Random) -> Image.Image:
-    """Draw a background of size (width, height), slightly out of focus."""
+def draw_scene(scene: str, size: tuple[int, int], rng: Random, *, bystanders: bool = True) -> Image.Image:
+    """Draw a background of size (width, height), slightly out of focus, with or without other people."""
     image = Image.new("RGB", size)
     pen = ImageDraw.Draw(image)
     _SCENES[scene](pen, *size, rng)
     if scene != "plain":
         for _ in range(rng.randint(0, 3)):
             _clutter(pen, *size, rng)
-        for _ in range(rng.choice([0, 0, 1, 1, 2])):
+        for _ in range(rng.choice([0, 0, 1, 1, 2]) if bystanders else 0):
             _bystander(pen, *size, rng)
     return image.filter(ImageFilter.BoxBlur(rng.uniform(0.6, 1.4)))
 

@@ -3,18 +3,21 @@
 pyarrow is loaded when a table is read or written: a folder without a table needs none.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gallery.footage.origin import Origin
 from utils.errors import UserError
+from utils.extras import optional
 from utils.files import replacing
 
 if TYPE_CHECKING:
     import pyarrow
 
 FILE = "crops.parquet"
+ROWS_AT_A_TIME = 2**15
 SCHEMA = {  # column -> its type in Arrow, and whether it may be null
     "image": ("string", False),  # path of the crop relative to the folder, with slashes
     "source": ("string", False),
@@ -58,33 +61,19 @@ def read_rows(path: Path) -> list[Crop]:
         raise UserError(f"{path} is not a table of crops ({error}); `search.py crop` writes one") from error
 
 
-def write_rows(path: Path, crops: Iterable[Crop]) -> None:
-    """Write a file in one step."""
+def write_rows(path: Path, crops: Iterable[Crop]) -> int:
+    """Write a file in one step, with ROWS_AT_A_TIME rows in memory. Returns: how many rows."""
     pyarrow, parquet = _pyarrow()
-    table = pyarrow.Table.from_pylist([_row(crop) for crop in crops], schema=_schema(pyarrow))
-    with replacing(path) as temporary:
-        parquet.write_table(table, temporary)
-
-
-def merge(path: Path, parts: Sequence[Path]) -> int:
-    """Write the rows of other files to one file, in one step, a file in memory at a time. Returns: how many rows."""
-    pyarrow, parquet = _pyarrow()
-    schema, count = _schema(pyarrow), 0
+    schema, rows, count = _schema(pyarrow), map(_row, crops), 0
     with replacing(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
-        for part in parts:
-            table = parquet.read_table(part, schema=schema)
-            writer.write_table(table)
-            count += len(table)
+        while some := list(islice(rows, ROWS_AT_A_TIME)):
+            writer.write_table(pyarrow.Table.from_pylist(some, schema=schema))
+            count += len(some)
     return count
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        raise UserError(f"{FILE} needs pyarrow: pip install -r requirements-video.txt") from error
-    return pyarrow, parquet
+    return optional("pyarrow", FILE), optional("pyarrow.parquet", FILE)
 
 
 def _schema(pyarrow: Any) -> "pyarrow.Schema":

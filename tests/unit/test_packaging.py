@@ -13,6 +13,7 @@ FILES = {  # file -> what it holds
     "requirements.txt": [*PROJECT["dependencies"], *EXTRAS["export"]],
     "requirements-dev.txt": EXTRAS["dev"],
     "requirements-milvus.txt": EXTRAS["milvus"],
+    "requirements-video.txt": EXTRAS["video"],
     "requirements-cuda.txt": EXTRAS["cuda"],
 }
 
@@ -25,7 +26,7 @@ def lines_of(file: str) -> list[str]:
 
 def test_every_requirements_file_and_extra_is_compared():
     assert set(FILES) == {path.name for path in REPOSITORY.glob("requirements*.txt")}
-    assert set(EXTRAS) == {"export", "dev", "milvus", "cuda"}
+    assert set(EXTRAS) == {"export", "dev", "milvus", "video", "cuda"}
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 
 from gallery.footage.origin import Origin
-from gallery.footage.table import FILE, SCHEMA, Crop, merge, read_rows, read_table, write_rows
+from gallery.footage.table import FILE, SCHEMA, Crop, read_rows, read_table, write_rows
 from utils.errors import UserError
 
 PICTURE = Origin("/data/a.jpg", 0, None, None, (1.0, 2.0, 30.5, 80.0), (640, 360), None, None)
@@ -36,18 +36,23 @@ def test_a_folder_without_a_table_holds_plain_pictures(tmp_path):
     assert read_table(tmp_path) == {}
 
 
-def test_merging_keeps_the_order_of_the_parts(tmp_path):
-    write_rows(tmp_path / "1", [Crop("b/1.jpg", MOMENT), Crop("b/2.jpg", MOMENT)])
-    write_rows(tmp_path / "2", [Crop("a/0.jpg", PICTURE)])
-    assert merge(tmp_path / FILE, [tmp_path / "1", tmp_path / "2"]) == 3
-    assert [crop.image for crop in read_rows(tmp_path / FILE)] == ["b/1.jpg", "b/2.jpg", "a/0.jpg"]
+def test_many_rows_are_written_in_groups(tmp_path, monkeypatch):
+    from pyarrow import parquet
+
+    monkeypatch.setattr("gallery.footage.table.ROWS_AT_A_TIME", 2)
+    assert write_rows(tmp_path / FILE, (Crop(f"{number}.jpg", MOMENT) for number in range(5))) == 5
+    assert parquet.ParquetFile(tmp_path / FILE).num_row_groups == 3
+    assert [crop.image for crop in read_rows(tmp_path / FILE)] == [f"{number}.jpg" for number in range(5)]
 
 
-def test_a_merge_that_fails_leaves_the_old_table(tmp_path):
+def test_writing_that_fails_leaves_the_old_table(tmp_path):
+    def rows():
+        yield Crop("b/1.jpg", MOMENT)
+        raise OSError("disk full")
+
     write_rows(tmp_path / FILE, [Crop("a/0.jpg", PICTURE)])
-    (tmp_path / "broken").write_bytes(b"no table")
-    with pytest.raises(ValueError, match="Parquet"):
-        merge(tmp_path / FILE, [tmp_path / "broken"])
+    with pytest.raises(OSError, match="disk full"):
+        write_rows(tmp_path / FILE, rows())
     assert read_table(tmp_path) == {"a/0.jpg": PICTURE}
 
 
