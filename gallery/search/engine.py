@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from gallery.search.filters import Filter
 from gallery.store.store import Store
 
 
@@ -20,8 +21,11 @@ class Neighbours(NamedTuple):
 class Engine(Protocol):
     """Finds the nearest vectors by inner product."""
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
-        """The k rows with the largest inner product with each query (Q, E) float32; all rows if there are fewer."""
+    def search(self, queries: np.ndarray, k: int, where: Filter | None = None) -> Neighbours:
+        """The k rows with the largest inner product with each query (Q, E) float32; all rows if there are fewer.
+
+        where: only among the rows that pass, which are filtered before the k best are taken.
+        """
         ...
 
     def following(self, store: Store) -> "Engine":

@@ -14,6 +14,7 @@ import faiss  # noqa: E402
 import numpy as np  # noqa: E402
 
 from gallery.search.engine import Neighbours, merged  # noqa: E402
+from gallery.search.filters import Filter  # noqa: E402
 from gallery.store.segments import Segment  # noqa: E402
 from gallery.store.store import KEYS_PER_SEGMENT, Store  # noqa: E402
 
@@ -27,7 +28,7 @@ class FaissEngine:
         self._pool = pool or ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
         self.update(store)
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search(self, queries: np.ndarray, k: int, where: Filter | None = None) -> Neighbours:
         queries = np.ascontiguousarray(queries, np.float32)
         if queries.ndim != 2 or queries.shape[1] != self._width:
             raise ValueError(f"expected queries (Q, {self._width}), got {queries.shape}")
@@ -36,7 +37,7 @@ class FaissEngine:
         nothing = Neighbours(np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64))
         # FAISS gives each query one thread, so a single query uses one thread per segment instead
         each = self._pool.map if len(queries) == 1 else map
-        return merged([nothing, *each(lambda segment: _search(segment, queries, k), self._segments)], k)
+        return merged([nothing, *each(lambda segment: _search(segment, queries, k, where), self._segments)], k)
 
     def following(self, store: Store) -> "FaissEngine":
         return FaissEngine(store, self._pool)
@@ -48,15 +49,18 @@ class FaissEngine:
         self._pool.shutdown()
 
 
-def _search(segment: Segment, queries: np.ndarray, k: int) -> Neighbours:
+def _search(segment: Segment, queries: np.ndarray, k: int, where: Filter | None) -> Neighbours:
     rows, width = segment.vectors.shape
-    k = min(k, segment.entry.live)
+    chosen = np.ones(rows, bool) if where is None else where.rows(segment)
+    chosen[segment.removed] = False
+    count = int(chosen.sum())
+    k = min(k, count)
     similarity = np.empty((len(queries), k), np.float32)
     row = np.empty((len(queries), k), np.int64)
-    bits = np.ones(rows, bool)
-    bits[segment.removed] = False
-    packed = np.packbits(bits, bitorder="little")
-    selector = faiss.IDSelectorBitmap(rows, faiss.swig_ptr(packed)) if len(segment.removed) else None
+    if k == 0:
+        return Neighbours(similarity, row)
+    packed = np.packbits(chosen, bitorder="little")
+    selector = faiss.IDSelectorBitmap(rows, faiss.swig_ptr(packed)) if count < rows else None
     faiss.knn_inner_product(
         faiss.swig_ptr(queries),
         faiss.swig_ptr(segment.vectors),

@@ -1,27 +1,35 @@
 """A copy of the vectors in Milvus, for galleries that outgrow one machine. Optional: requirements-milvus.txt.
 
-Each index has one collection, named after it, of type FLAT: the exact inner product, as with FAISS. Reads are strongly
-consistent, so a search finds whatever Milvus has acknowledged. The file engine.json beside the manifest records what
-Milvus has acknowledged. An interrupted update is repeated from there; repeating a step changes nothing. Without the
-file the content of the collection is unknown, and the next update creates it again. The environment variable
-MILVUS_TOKEN ("user:password" or a key) logs in.
+Each index has one collection, named after it, of type FLAT: the exact inner product, as with FAISS. Its columns are
+what filters ask for; the rest of a row's origin is in the store alone. Reads are strongly consistent, so a search finds
+whatever Milvus has acknowledged. The file engine.json beside the manifest records what Milvus has acknowledged. An
+interrupted update is repeated from there; repeating a step changes nothing. Without the file the content of the
+collection is unknown, and the next update creates it again. The environment variable MILVUS_TOKEN ("user:password" or a
+key) logs in.
 """
 
 import copy
 import json
 import os
 from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
 
 import numpy as np
 
+from gallery.footage.origin import Origin
 from gallery.search.engine import Neighbours
+from gallery.search.filters import Filter, box_height
 from gallery.store.durable import replace_json
+from gallery.store.origins import NOTHING, clock_ms
 from gallery.store.store import KEYS_PER_SEGMENT, Store
 from utils.errors import UserError
 from utils.log import progress
 
 STATE_FILE = "engine.json"
 ROWS_PER_CALL = 1000  # a call may carry 64 MB
+LONGEST_SOURCE = 4096  # bytes, as long as a path may be
+NO_HEIGHT = -1.0
 
 State = dict[int, list[int]]  # removed rows by the serial of every segment
 
@@ -47,7 +55,7 @@ class MilvusEngine:
         except Exception as error:  # the client raises many types if an address does not answer
             raise UserError(f"engine {url}: {_first_line(error)}") from None
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search(self, queries: np.ndarray, k: int, where: Filter | None = None) -> Neighbours:
         """Raises: UserError if Milvus lacks rows of the store.
 
         While another process is adding images, those that Milvus does not hold yet are not found.
@@ -55,13 +63,14 @@ class MilvusEngine:
         if len(queries) == 0 or k < 1:
             raise ValueError(f"expected at least one query and k >= 1, got {len(queries)} and {k}")
         lag = self._lag()
-        k = min(k, len(self._store))
+        k = min(k, len(self._store) if where is None else where.count(self._store))
         if k == 0:
             return Neighbours(np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64))
         try:
             found = self._client.search(
                 self._collection,
                 data=np.asarray(queries, np.float32).tolist(),
+                filter="" if where is None else _expression(where, self._store),
                 limit=k + (lag or 0),
                 search_params={"metric_type": "IP"},
                 output_fields=["key"],
@@ -90,6 +99,8 @@ class MilvusEngine:
         acknowledged = self._read_state()
         try:
             there = self._client.has_collection(self._collection)
+            if there and store.sources and not self._has_columns():
+                acknowledged = None  # made when no row had an origin
             if there and acknowledged is None:
                 self._client.drop_collection(self._collection)
             if not there or acknowledged is None:
@@ -133,16 +144,26 @@ class MilvusEngine:
         schema = self._client.create_schema(auto_id=False)
         schema.add_field("key", DataType.INT64, is_primary=True)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=width)
+        schema.add_field("source", DataType.VARCHAR, max_length=LONGEST_SOURCE)
+        schema.add_field("clock_ms", DataType.INT64)
+        schema.add_field("height", DataType.DOUBLE)
         flat = self._client.prepare_index_params()
         flat.add_index("vector", index_type="FLAT", metric_type="IP")
         self._client.create_collection(self._collection, schema=schema, index_params=flat)
+
+    def _has_columns(self) -> bool:
+        """Whether the collection has the columns that filters need."""
+        fields = {field["name"] for field in self._client.describe_collection(self._collection)["fields"]}
+        return {"source", "clock_ms", "height"} <= fields
 
     def _update_segment(self, serial: int, acknowledged: list[int] | None) -> None:
         """acknowledged: removed rows that Milvus has deleted; None = it may hold any of the segment."""
         first, segment = serial * KEYS_PER_SEGMENT, self._store.segments[serial]
         if acknowledged is None:
+            columns = self._has_columns()
             for keys in _parts(segment.live + first):
-                rows = [{"key": key, "vector": self._store.vector(key).tolist()} for key in keys]
+                vectors = [{"key": key, "vector": self._store.vector(key).tolist()} for key in keys]
+                rows = [row | _columns(self._store.origin(row["key"])) for row in vectors] if columns else vectors
                 self._client.upsert(self._collection, data=rows)
         for keys in _parts(np.setdiff1d(segment.removed, acknowledged or []) + first):
             self._client.delete(self._collection, ids=keys)
@@ -161,6 +182,29 @@ class MilvusEngine:
 
     def close(self) -> None:
         self._client.close()
+
+
+def _columns(origin: Origin | None) -> dict[str, Any]:
+    """What filters need to know of a row; values that pass none of them where it has no origin."""
+    if origin is None:
+        return {"source": "", "clock_ms": NOTHING, "height": NO_HEIGHT}
+    clock = NOTHING if origin.clock is None else clock_ms(origin.clock)
+    return {"source": origin.source, "clock_ms": clock, "height": box_height(origin)}
+
+
+def _expression(where: Filter, store: Store) -> str:
+    """A filter in Milvus' own language; it leaves out what the filter does not ask for."""
+    parts = []
+    if where.sources:
+        names = ", ".join(json.dumps(source, ensure_ascii=False) for source in where.chosen_sources(store))
+        parts.append(f"source in [{names}]")
+    if where.asks_for_time:
+        parts.append(f"clock_ms >= {clock_ms(where.after or datetime.min)}")
+    if where.before is not None:
+        parts.append(f"clock_ms < {clock_ms(where.before)}")
+    if where.min_height is not None:
+        parts.append(f"height >= {float(np.float32(where.min_height))}")
+    return " and ".join(parts)
 
 
 def _version(path: os.PathLike[str]) -> tuple[int, int] | None:

@@ -34,6 +34,7 @@ class SegmentEntry:
     serial: int
     rows: int
     removed: list[int] = field(default_factory=list)
+    origins: bool = False  # whether it holds where its rows come from
 
     @property
     def live(self) -> int:
@@ -77,7 +78,11 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Commit: from now on, the index is what this manifest says."""
-    replace_json(folder / FILE, asdict(manifest))
+    values = asdict(manifest)
+    for entry in values["segments"]:
+        if not entry["origins"]:
+            del entry["origins"]  # so that earlier versions read an index of plain pictures
+    replace_json(folder / FILE, values)
 
 
 def version_of(folder: Path) -> tuple[int, int, int]:

@@ -1,8 +1,8 @@
 """A segment: a folder of rows that is written once. n rows, E width of a vector, K image tokens of width D.
 
 Files: vectors.f32 (n, E) float32; tokens.f16 (n, K, D) float16, if the index stores tokens; records.bin, one RECORD per
-row; paths.bin, the paths of the images in UTF-8. Readers map them into memory, so that opening costs nothing and a row
-is read when it is used.
+row; paths.bin, the paths of the images in UTF-8; and the files of `gallery.store.origins`. Readers map them into
+memory, so that opening costs nothing and a row is read when it is used.
 """
 
 import hashlib
@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gallery.footage.origin import Origin
 from gallery.store.durable import sync_folder
 from gallery.store.manifest import SegmentEntry
+from gallery.store.origins import ORIGIN, RECORDS_FILE, Origins, OriginsWriter
 from utils.errors import UserError
 
 RECORD = np.dtype(
@@ -65,13 +67,21 @@ class SegmentWriter:
         self.serial, self.token_shape = serial, token_shape
         self.rows = 0
         self._path_end = 0
+        self._origins = OriginsWriter()
         self.folder.mkdir(parents=True)
         names = ["vectors.f32", "records.bin", "paths.bin"] + (["tokens.f16"] if token_shape else [])
         self._files = {name: (self.folder / name).open("wb") for name in names}
 
-    def append(self, images: Sequence[ImageFile], vectors: np.ndarray, tokens: np.ndarray | None) -> None:
+    def append(
+        self,
+        images: Sequence[ImageFile],
+        vectors: np.ndarray,
+        tokens: np.ndarray | None,
+        origins: Sequence[Origin | None] | None = None,
+    ) -> None:
         """Add one row per image: vectors (b, E), tokens (b, K, D). Ignores tokens if the index stores none.
 
+        origins: where the images come from (b); None = they are plain pictures.
         Raises: UserError if a vector is not finite: no search could compare anything with it.
         """
         if not np.isfinite(vectors).all():
@@ -89,17 +99,22 @@ class SegmentWriter:
         if self.token_shape:
             assert tokens is not None
             self._files["tokens.f16"].write(np.ascontiguousarray(tokens, np.float16).tobytes())
+        self._origins.append([None] * len(images) if origins is None else origins)
         self.rows += len(images)
 
     def close(self) -> SegmentEntry:
         """Flush the files to disk. Returns the segment's entry in the manifest."""
+        origins = self._origins.files()
+        for name, content in origins.items():
+            self._files[name] = (self.folder / name).open("wb")
+            self._files[name].write(content)
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
             file.close()
         sync_folder(self.folder)
         sync_folder(self.folder.parent)
-        return SegmentEntry(serial=self.serial, rows=self.rows)
+        return SegmentEntry(serial=self.serial, rows=self.rows, origins=bool(origins))
 
 
 class Segment:
@@ -116,6 +131,7 @@ class Segment:
         self.records = self._mapped("records.bin", RECORD, ())
         self.paths = np.memmap(self._folder / "paths.bin", np.uint8, "r")
         self.tokens = self._mapped("tokens.f16", np.float16, token_shape) if token_shape else None
+        self.origins = Origins(self._folder, self._mapped(RECORDS_FILE, ORIGIN, ())) if entry.origins else None
         self.removed = np.array(entry.removed, dtype=np.int64)
 
     def _mapped(self, name: str, dtype: type | np.dtype, shape: Sequence[int]) -> np.ndarray:

@@ -12,8 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gallery.footage.origin import Origin
 from gallery.store.manifest import Manifest, read_manifest
+from gallery.store.origins import TrackKey
 from gallery.store.segments import ImageFile, Segment
+from gallery.store.sources import SourceInfo, count_sources
 from utils.errors import UserError
 
 KEYS_PER_SEGMENT = 2**32
@@ -86,6 +89,26 @@ class Store:
         """(K, D) float16; None = the index stores no tokens."""
         segment, row = self._place(key)
         return None if segment.tokens is None else segment.tokens[row]
+
+    def origin(self, key: int) -> Origin | None:
+        """Where a row comes from; None = a plain picture."""
+        segment, row = self._place(key)
+        return None if segment.origins is None else segment.origins.origin(row)
+
+    def track(self, track: TrackKey) -> list[int]:
+        """Keys of the live rows of a track, by frame."""
+        found = []
+        for serial, segment in self.segments.items():
+            if segment.origins is not None:
+                rows = segment.origins.rows_of(track)
+                frames = segment.origins.records["frame"][rows]
+                found += list(zip(frames.tolist(), (serial * KEYS_PER_SEGMENT + rows).tolist(), strict=True))
+        return [key for _, key in sorted(found) if key in self]
+
+    @cached_property
+    def sources(self) -> list[SourceInfo]:
+        """The pictures and videos that the live rows come from, by name; empty if no row has an origin."""
+        return count_sources(self.segments.values())
 
     def key_of(self, number: int) -> int:
         """The key of the image with this number. Raises: UnknownImage if there is none."""

@@ -2,15 +2,17 @@
 
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
+from gallery.footage.origin import Origin
 from gallery.store.manifest import FILE, Manifest, SegmentEntry, read_manifest, write_manifest
 from gallery.store.segments import ImageFile, Segment, SegmentWriter, segment_folder
 from gallery.store.store import KEYS_PER_SEGMENT, Store
@@ -21,6 +23,7 @@ SMALL_ROWS = 2**12  # segments with fewer live rows are merged once there are mo
 MANY_SMALL = 16
 MOSTLY_REMOVED = 0.25  # a segment with a larger share of removed rows is rewritten
 ROWS_AT_A_TIME = 64
+NO_ORIGINS: Mapping[str, Origin] = MappingProxyType({})
 LEFT_BY_A_CRASH = frozenset({"lock", f"{FILE}.tmp"})  # all that can be there before the first manifest
 
 
@@ -116,12 +119,19 @@ class StoreWriter:
             self.copy_rows(writer, {key: self.store.image(key) for key in keys[start : start + ROWS_AT_A_TIME]})
         return writer.close()
 
-    def copy_rows(self, writer: SegmentWriter, images: dict[int, ImageFile]) -> None:
-        """Append stored rows to a new segment. images: by the rows' keys, what is now known of their files."""
+    def copy_rows(
+        self, writer: SegmentWriter, images: dict[int, ImageFile], origins: Mapping[str, Origin] = NO_ORIGINS
+    ) -> None:
+        """Append stored rows to a new segment.
+
+        images: by the rows' keys, what is now known of their files.
+        origins: by the images' paths, where that is new.
+        """
         vectors = np.stack([self.store.vector(key) for key in images])
         tokens = [self.store.tokens(key) for key in images]
         kept = np.stack([part for part in tokens if part is not None]) if writer.token_shape else None
-        writer.append(list(images.values()), vectors, kept)
+        known = [origins.get(image.path) or self.store.origin(key) for key, image in images.items()]
+        writer.append(list(images.values()), vectors, kept, known)
 
     def _replaced(self, added: Sequence[SegmentEntry]) -> set[int]:
         """Keys of the live rows whose images are also in the new segments."""
