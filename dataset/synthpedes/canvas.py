@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
 from dataset.synthpedes.palette import Rgb
+from dataset.synthpedes.parts import SCENE, Pen
 
 Point = tuple[float, float]  # x to the right, y down
 
@@ -46,7 +48,7 @@ class Canvas:
     """A picture being drawn, with the place and the orientation of one person in it.
 
     Args:
-        image: RGB; drawn on in place.
+        image: RGBA as parts.py has it, or RGB where nobody asks for the parts; drawn on in place.
         scale: pixels per body height.
         crown: pixel position of the body's axis at height 0.
         yaw: orientation of the person (dataset/synthpedes/views.py).
@@ -55,13 +57,17 @@ class Canvas:
 
     def __init__(self, image: Image.Image, scale: float, crown: Point, yaw: float, pitch: float = 0.12) -> None:
         self.image = image
-        self.draw = ImageDraw.Draw(image)
+        self.draw = Pen(image, SCENE)
         self.scale = scale
         self.crown = crown
         self.cos, self.sin = math.cos(yaw), math.sin(yaw)
         self.pitch = pitch
         self.outline_px = max(1.0, 0.0075 * scale)
-        self._swatches: dict[Cloth, Image.Image] = {}
+        self._swatches: dict[tuple[Cloth, int], Image.Image] = {}
+
+    def part(self, name: str) -> AbstractContextManager[None]:
+        """What is painted meanwhile belongs to this part, one of `parts.PARTS`."""
+        return self.draw.part(name)
 
     def depth(self, spot: Spot) -> float:
         """Return how near a point is to the camera, in body heights; the body's axis is 0."""
@@ -103,9 +109,10 @@ class Canvas:
         """Draw a limb as circles of the given radii (body heights) joined by their tangents, with one outline."""
         points = [self.place(spot) for spot in spots]
         sizes = [radius * self.scale for radius in radii]
-        _capsules(self.draw, points, [size + self.outline_px for size in sizes], shade(cloth.colour, 0.6))
+        edge = self.draw.ink(shade(cloth.colour, 0.6))
+        _capsules(self.draw.plain, points, [size + self.outline_px for size in sizes], edge)
         if cloth.pattern == "plain":
-            _capsules(self.draw, points, sizes, cloth.colour)
+            _capsules(self.draw.plain, points, sizes, self.draw.ink(cloth.colour))
             return
         mask = Image.new("L", self.image.size)
         _capsules(ImageDraw.Draw(mask), points, sizes, 255)
@@ -113,12 +120,15 @@ class Canvas:
 
     def _swatch(self, cloth: Cloth) -> Image.Image:
         """Return a picture filled with patterned cloth."""
-        if cloth not in self._swatches:
-            self._swatches[cloth] = _weave(self.image.size, cloth, self.scale, self.crown)
-        return self._swatches[cloth]
+        key = cloth, self.draw.shows
+        if key not in self._swatches:
+            self._swatches[key] = _weave(self.image.size, cloth, self.draw.shows, self.scale, self.crown)
+        return self._swatches[key]
 
 
-def _capsules(draw: ImageDraw.ImageDraw, points: Sequence[Point], radii: Sequence[float], fill: Rgb | int) -> None:
+def _capsules(
+    draw: ImageDraw.ImageDraw, points: Sequence[Point], radii: Sequence[float], fill: tuple[int, int, int, int] | int
+) -> None:
     for (x, y), r in zip(points, radii, strict=True):
         draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
     for i in range(len(points) - 1):
@@ -132,30 +142,30 @@ def _capsules(draw: ImageDraw.ImageDraw, points: Sequence[Point], radii: Sequenc
         draw.polygon(corners, fill=fill)
 
 
-def _weave(size: tuple[int, int], cloth: Cloth, scale: float, origin: Point) -> Image.Image:
+def _weave(size: tuple[int, int], cloth: Cloth, shows: int, scale: float, origin: Point) -> Image.Image:
     """Draw stripes, checks or dots over a whole picture, aligned with the body."""
-    image = Image.new("RGB", size, cloth.colour)
-    draw = ImageDraw.Draw(image)
+    image = Image.new("RGBA", size, (*cloth.colour, shows))
+    draw, second = ImageDraw.Draw(image), (*cloth.second, shows)
     width, height = size
     step = (0.056 if cloth.pattern == "striped" else 0.062) * scale
     rows = [origin[1] + step * i for i in range(int(-origin[1] / step), int((height - origin[1]) / step) + 1)]
     columns = [origin[0] + step * i for i in range(int(-origin[0] / step) - 1, int((width - origin[0]) / step) + 2)]
     if cloth.pattern == "striped":
         for y in rows:
-            draw.rectangle((0, y, width, y + 0.45 * step), fill=cloth.second)
+            draw.rectangle((0, y, width, y + 0.45 * step), fill=second)
     elif cloth.pattern == "checked":
-        blend = tuple((a + b) // 2 for a, b in zip(cloth.colour, cloth.second, strict=True))
+        blend = (*((a + b) // 2 for a, b in zip(cloth.colour, cloth.second, strict=True)), shows)
         for y in rows:
             draw.rectangle((0, y, width, y + 0.42 * step), fill=blend)
         for x in columns:
             draw.rectangle((x, 0, x + 0.42 * step, height), fill=blend)
         for y in rows:
             for x in columns:
-                draw.rectangle((x, y, x + 0.42 * step, y + 0.42 * step), fill=cloth.second)
+                draw.rectangle((x, y, x + 0.42 * step, y + 0.42 * step), fill=second)
     else:
         r = 0.24 * step
         for i, y in enumerate(rows):
             for x in columns:
                 cx = x + (i % 2) * step / 2
-                draw.ellipse((cx - r, y - r, cx + r, y + r), fill=cloth.second)
+                draw.ellipse((cx - r, y - r, cx + r, y + r), fill=second)
     return image

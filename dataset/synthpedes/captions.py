@@ -7,67 +7,29 @@ or shoes behind a hedge.
 from random import Random
 from typing import NamedTuple
 
+from dataset.synthpedes.naming import Caption, named, read_marks, without_marks
 from dataset.synthpedes.people import NONE, Person, pick
 from dataset.synthpedes.views import CameraView, visible_attributes
+from dataset.synthpedes.vocabulary import (
+    BLOUSE,
+    COLOURS,
+    HAIR_COLOURS,
+    NOUNS,
+    PATTERN_ADJECTIVES,
+    PATTERN_NOUNS,
+    SLEEVES,
+    SUBJECTS,
+)
 
 _KEEP = {  # probability of mentioning something visible
     "upper": 0.96, "lower": 0.95, "hair": 0.42, "shoes": 0.42, "bag": 0.85, "carried": 0.8, "hat": 0.8,
     "glasses": 0.5, "beard": 0.5, "scarf_colour": 0.7,
 }  # fmt: skip
-_SUBJECTS: dict[tuple[str, str], dict[str, float]] = {
-    ("male", "adult"): {"man": 8, "young man": 3, "guy": 1, "male": 1, "gentleman": 0.5},
-    ("male", "elderly"): {"elderly man": 3, "old man": 3, "older man": 2, "older gentleman": 1},
-    ("male", "child"): {"boy": 3, "little boy": 3, "young boy": 3},
-    ("female", "adult"): {"woman": 8, "young woman": 3, "lady": 3, "female": 1},
-    ("female", "elderly"): {"elderly woman": 3, "old woman": 2, "older woman": 2, "elderly lady": 2},
-    ("female", "child"): {"girl": 3, "little girl": 3, "young girl": 3},
-}
-_COLOURS = {
-    "navy": ["navy blue", "dark blue", "navy"],
-    "light blue": ["light blue", "light blue", "pale blue", "sky blue"],
-    "beige": ["beige", "tan", "khaki", "cream"],
-    "purple": ["purple", "purple", "violet"],
-}
-_HAIR_COLOURS = {"black": ["black", "dark"], "red": ["red", "ginger"], "blonde": ["blonde", "blond"]}
-_NOUNS = {
-    "t-shirt": ["t-shirt", "t-shirt", "tee shirt", "T-shirt"],
-    "shirt": ["shirt", "button-down shirt", "collared shirt"],
-    "sweater": ["sweater", "sweater", "jumper", "pullover"],
-    "hoodie": ["hoodie", "hoodie", "hooded sweatshirt"],
-    "jacket": ["jacket"],
-    "coat": ["coat", "overcoat"],
-    "vest": ["vest", "padded vest", "sleeveless jacket"],
-    "tank top": ["tank top", "sleeveless top"],
-    "dress": ["dress"],
-    "jeans": ["jeans", "jeans", "denim jeans"],
-    "trousers": ["trousers", "pants", "pants", "slacks"],
-    "leggings": ["leggings", "tights"],
-    "shorts": ["shorts"],
-    "sneakers": ["sneakers", "sneakers", "trainers", "sports shoes", "running shoes", "tennis shoes"],
-    "leather shoes": ["leather shoes", "dress shoes", "shoes"],
-    "boots": ["boots", "boots", "ankle-high boots"],
-    "sandals": ["sandals"],
-    "high heels": ["high heels", "heels", "high-heeled shoes"],
-    "cap": ["cap", "baseball cap"],
-    "beanie": ["beanie", "knitted hat", "woolly hat"],
-    "sun hat": ["sun hat", "wide-brimmed hat", "hat"],
-    "backpack": ["backpack", "backpack", "rucksack"],
-    "handbag": ["handbag", "handbag", "purse"],
-    "shoulder bag": ["shoulder bag", "crossbody bag", "messenger bag"],
-    "phone": ["phone", "cell phone", "mobile phone"],
-    "bottle": ["bottle", "water bottle", "bottle of water"],
-    "umbrella": ["umbrella"],
-    "shopping bag": ["shopping bag", "carrier bag"],
-    "suitcase": ["suitcase", "rolling suitcase"],
-    "book": ["book"],
-    "glasses": ["glasses", "eyeglasses"],
-    "sunglasses": ["sunglasses", "dark sunglasses"],
-}
 
 
 def article(phrase: str) -> str:
     """Put "a" or "an" before a phrase (none of our words starts with a silent h or a u as in "unit")."""
-    return f"{'an' if phrase[0].lower() in 'aeiou' else 'a'} {phrase}"
+    return f"{'an' if without_marks(phrase)[0].lower() in 'aeiou' else 'a'} {phrase}"
 
 
 def listing(items: list[str], oxford: bool) -> str:
@@ -77,79 +39,83 @@ def listing(items: list[str], oxford: bool) -> str:
     return f"{', '.join(items[:-1])}{',' if oxford else ''} and {items[-1]}"
 
 
-def _colour(name: str, rng: Random) -> str:
-    return rng.choice(_COLOURS.get(name, [name]))
+def _colour(person: Person, attribute: str, part: str, rng: Random) -> str:
+    colour = getattr(person, attribute)
+    return named(rng.choice(COLOURS.get(colour, [colour])), attribute, part)
 
 
-def _noun(kind: str, rng: Random) -> str:
-    return rng.choice(_NOUNS[kind])
+def _noun(person: Person, attribute: str, rng: Random) -> str:
+    """Name a garment or a thing, whose part of the picture is called like the attribute."""
+    return named(rng.choice(NOUNS[getattr(person, attribute)]), attribute, attribute)
 
 
 def _upper(person: Person, shown: set[str], rng: Random) -> str:
-    noun = _noun(person.upper, rng)
+    noun = _noun(person, "upper", rng)
     if person.upper == "shirt" and person.gender == "female" and rng.random() < 0.5:
-        noun = "blouse"
+        noun = named(BLOUSE, "upper", "upper")
     colour, tail = _patterned(person, shown, rng)
-    sleeve = {"long": "long-sleeved", "short": "short-sleeved", "none": "sleeveless"}[person.sleeves]
+    (sleeve,) = SLEEVES[person.sleeves]
     telling = person.upper in ("shirt", "dress") or (person.upper == "t-shirt" and person.sleeves == "long")
     chance = 0.45 if telling else 0.15 if person.upper == "t-shirt" else 0.0
-    words = [sleeve] if rng.random() < chance else []
+    words = [named(sleeve, "sleeves", "upper")] if rng.random() < chance else []
     if "inner_colour" in shown:
-        under = rng.choice(["shirt", "top", "t-shirt"]) if person.upper != "vest" else f"{sleeve} shirt"
-        tail = f" over {article(f'{_colour(person.inner_colour, rng)} {under}')}"
+        under = named(rng.choice(["shirt", "top", "t-shirt"]) if person.upper != "vest" else "shirt", "", "inner")
+        under = f"{named(sleeve, 'sleeves', 'inner')} {under}" if person.upper == "vest" else under
+        inner = f"{_colour(person, 'inner_colour', 'inner', rng)} {under}"
+        tail = f" over {article(inner)}"
         words = ["open"] if person.upper != "vest" and rng.random() < 0.3 else []
     return article(" ".join([*words, colour, noun])) + tail
 
 
 def _patterned(person: Person, shown: set[str], rng: Random) -> tuple[str, str]:
     """Return the words before and after the noun of the upper garment."""
-    colour = _colour(person.upper_colour, rng)
+    colour = _colour(person, "upper_colour", "upper", rng)
     if "pattern" not in shown or rng.random() < 0.1:
         return colour, ""
-    second = _colour(person.pattern_colour, rng)
+    second = _colour(person, "pattern_colour", "logo" if person.pattern == "logo" else "upper", rng)
     if person.pattern == "logo":
         thing, place = rng.choice(["logo", "print", "design"]), rng.choice(["", "", " on the front", " on the chest"])
-        return colour, f" with {article(f'{second} {thing}')}{place}"
-    adjectives, marks = {
-        "striped": (["striped"], ["stripes", "horizontal stripes"]),
-        "checked": (["checked", "checkered", "plaid"], ["checks"]),
-        "dotted": (["polka dot", "dotted"], ["dots", "polka dots"]),
-    }[person.pattern]
+        logo = f"{second} {named(thing, '', 'logo')}"
+        return colour, f" with {article(logo)}{place}"
     if rng.random() < 0.65:
-        return f"{colour} and {second} {rng.choice(adjectives)}", ""
-    return colour, f" with {second} {rng.choice(marks)}"
+        adjective = named(rng.choice(PATTERN_ADJECTIVES[person.pattern]), "pattern", "upper")
+        return f"{colour} and {second} {adjective}", ""
+    return colour, f" with {second} {named(rng.choice(PATTERN_NOUNS[person.pattern]), 'pattern', 'upper')}"
 
 
-def _paired(colour: str, kind: str, rng: Random) -> str:
+def _paired(person: Person, colour: str, attribute: str, rng: Random) -> str:
     """Name things that come in pairs: "blue jeans" or "a pair of blue jeans"."""
-    phrase = f"{_colour(colour, rng)} {_noun(kind, rng)}"
+    phrase = f"{_colour(person, colour, attribute, rng)} {_noun(person, attribute, rng)}"
     return f"a pair of {phrase}" if rng.random() < 0.25 else phrase
 
 
 def _lower(person: Person, rng: Random) -> str:
     if "skirt" not in person.lower:
-        return _paired(person.lower_colour, person.lower, rng)
-    length = "long " if person.lower == "long skirt" else rng.choice(["", "short "])
-    return article(f"{length}{_colour(person.lower_colour, rng)} skirt")
+        return _paired(person, "lower_colour", "lower", rng)
+    length = "long" if person.lower == "long skirt" else rng.choice(["", "short"])
+    words = [named(length, "lower", "lower")] if length else []
+    return article(" ".join([*words, _colour(person, "lower_colour", "lower", rng), named("skirt", "lower", "lower")]))
 
 
 def _hair(person: Person, shown: set[str], rng: Random) -> str:
     if person.hair == "bald":
-        return "a bald head"
-    colour = rng.choice(_HAIR_COLOURS.get(person.hair_colour, [person.hair_colour]))
+        return f"a {named('bald head', 'hair', 'head')}"
+    colour = rng.choice(HAIR_COLOURS.get(person.hair_colour, [person.hair_colour]))
+    phrase = f"{named(colour, 'hair_colour', 'hair')} {named('hair', '', 'hair')}"
     if "hair" not in shown:
-        return f"{colour} hair"
+        return phrase
+    style = named(person.hair, "hair", "hair")
     if person.hair in ("ponytail", "bun"):
         tied = rng.choice(
             ["tied in", "pulled back in", "worn in"] if person.hair == "ponytail" else ["tied in", "up in"]
         )
-        return f"{colour} hair {tied} a {person.hair}"
-    return f"{person.hair} {colour} hair"
+        return f"{phrase} {tied} a {style}"
+    return f"{style} {phrase}"
 
 
-def _coloured(kind: str, colour: str, rng: Random) -> str:
-    noun = _noun(kind, rng)
-    return article(noun if colour == NONE else f"{_colour(colour, rng)} {noun}")
+def _coloured(person: Person, attribute: str, rng: Random) -> str:
+    noun, colour = _noun(person, attribute, rng), f"{attribute}_colour"
+    return article(noun if getattr(person, colour) == NONE else f"{_colour(person, colour, attribute, rng)} {noun}")
 
 
 class Facts(NamedTuple):
@@ -170,22 +136,23 @@ def _tell(person: Person, view: CameraView, rng: Random) -> Facts:
     if not told & {"upper", "lower"}:
         told.add("upper")
     has = [_hair(person, shown, rng)] if "hair" in told else []
-    has += ["a beard"] if "beard" in told else []
+    has += [f"a {named('beard', 'beard', 'beard')}"] if "beard" in told else []
     core = [_upper(person, shown, rng)] if "upper" in told else []
     core += [_lower(person, rng)] if "lower" in told else []
-    extra = [_paired(person.shoe_colour, person.shoes, rng)] if "shoes" in told else []
-    extra += [_coloured(person.hat, person.hat_colour, rng)] if "hat" in told else []
-    extra += [rng.choice(["", "a pair of "]) + _noun(person.glasses, rng)] if "glasses" in told else []
-    extra += [article(f"{_colour(person.scarf_colour, rng)} scarf")] if "scarf_colour" in told else []
+    extra = [_paired(person, "shoe_colour", "shoes", rng)] if "shoes" in told else []
+    extra += [_coloured(person, "hat", rng)] if "hat" in told else []
+    extra += [rng.choice(["", "a pair of "]) + _noun(person, "glasses", rng)] if "glasses" in told else []
+    if "scarf_colour" in told:
+        extra.append(article(f"{_colour(person, 'scarf_colour', 'scarf', rng)} {named('scarf', '', 'scarf')}"))
     rng.shuffle(extra)
     does = []
     if "bag" in told:
         verb = "wearing" if person.bag == "backpack" and rng.random() < 0.3 else "carrying"
-        does.append(f"{verb} {_coloured(person.bag, person.bag_colour, rng)}")
+        does.append(f"{verb} {_coloured(person, 'bag', rng)}")
     if "carried" in told:
         verb = "holding" if does or rng.random() < 0.6 else "carrying"
         verb = "pulling" if person.carried == "suitcase" else verb
-        does.append(f"{verb} {_coloured(person.carried, person.carried_colour, rng)}")
+        does.append(f"{verb} {_coloured(person, 'carried', rng)}")
     return Facts(has, core, extra, does)
 
 
@@ -206,8 +173,13 @@ def _pose(view: CameraView, rng: Random) -> str:
 
 def write_caption(person: Person, view: CameraView, rng: Random) -> str:
     """Describe a person as seen in a view: one to four sentences, about 23 words on average."""
+    return describe(person, view, rng).text
+
+
+def describe(person: Person, view: CameraView, rng: Random) -> Caption:
+    """As write_caption; also tells which words name what."""
     facts = max((_tell(person, view, rng) for _ in range(2)), key=_is_enough)
-    noun = pick(rng, _SUBJECTS[person.gender, person.age])
+    noun = pick(rng, SUBJECTS[person.gender, person.age])
     subject = rng.choice([article(noun), article(noun), f"the {noun}", f"this {noun}"])
     oxford = rng.random() < 0.4
     pose = _pose(view, rng) if rng.random() < 0.16 else ""
@@ -216,7 +188,7 @@ def write_caption(person: Person, view: CameraView, rng: Random) -> str:
     sentences = [sentence.replace("{they}", pronoun) for sentence in sentences]
     text = " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in sentences)
     text = text.replace("{their}", "his" if person.gender == "male" else "her")
-    return text.replace("grey", "gray") if rng.random() < 0.35 else text
+    return read_marks(text.replace("grey", "gray") if rng.random() < 0.35 else text)
 
 
 # Templates: each gives sentences without capitals and full stops; "{they}" becomes the pronoun. Empty lists and an

@@ -1,6 +1,7 @@
 """Clothes and limbs of a drawn pedestrian. Each function returns PaintedParts, which are painted in order of depth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 from dataset.synthpedes.body import SIDES, Body, Look
@@ -17,6 +18,16 @@ class PaintedPart(NamedTuple):
 
     depth: float
     paint: Callable[[], None]
+
+
+def belonging(canvas: Canvas, part: str, painted: Iterable[PaintedPart]) -> list[PaintedPart]:
+    """Let what is painted belong to a part of `parts.PARTS`."""
+    return [PaintedPart(depth, partial(_paint_as, canvas, part, paint)) for depth, paint in painted]
+
+
+def _paint_as(canvas: Canvas, part: str, paint: Callable[[], None]) -> None:
+    with canvas.part(part):
+        paint()
 
 
 def upper_cloth(person: Person, look: Look) -> Cloth:
@@ -56,21 +67,25 @@ def _paint_leg(canvas: Canvas, person: Person, look: Look, body: Body, side: int
     bare = person.lower in ("shorts", "skirt", "long skirt", NONE)
     if bare:
         canvas.tube(body.legs[side], [r * body.limb for r in (0.045, 0.035, 0.024)], skin)
-    if person.lower == "shorts":
-        end = Spot(*(a + 0.72 * (b - a) for a, b in zip(hip, knee, strict=True)))
-        canvas.tube(
-            [hip, end], [0.058 * body.limb, 0.056 * body.limb], Cloth(shade(look.cloth(person.lower_colour), light))
-        )
-    elif not bare:
-        radii = {"jeans": (0.056, 0.042, 0.036), "leggings": (0.05, 0.036, 0.025)}
-        cloth = Cloth(shade(look.cloth(person.lower_colour), light))
-        canvas.tube(body.legs[side], [r * body.limb for r in radii.get(person.lower, (0.056, 0.047, 0.044))], cloth)
-        if person.lower == "jeans":
-            _paint_denim(canvas, body, side, cloth)
-        elif person.lower == "trousers":
-            crease = [canvas.place(spot._replace(front=spot.front + 0.01)) for spot in body.legs[side]]
-            canvas.line(crease, shade(cloth.colour, 0.7), 0.006)
-    _paint_shoe(canvas, person, look, ankle, knee, light)
+    with canvas.part("lower"):
+        if person.lower == "shorts":
+            end = Spot(*(a + 0.72 * (b - a) for a, b in zip(hip, knee, strict=True)))
+            cloth = Cloth(shade(look.cloth(person.lower_colour), light))
+            canvas.tube([hip, end], [0.058 * body.limb, 0.056 * body.limb], cloth)
+        elif not bare:
+            _paint_trouser_leg(canvas, person.lower, Cloth(shade(look.cloth(person.lower_colour), light)), body, side)
+    with canvas.part("shoes"):
+        _paint_shoe(canvas, person, look, ankle, knee, light)
+
+
+def _paint_trouser_leg(canvas: Canvas, kind: str, cloth: Cloth, body: Body, side: int) -> None:
+    radii = {"jeans": (0.056, 0.042, 0.036), "leggings": (0.05, 0.036, 0.025)}
+    canvas.tube(body.legs[side], [r * body.limb for r in radii.get(kind, (0.056, 0.047, 0.044))], cloth)
+    if kind == "jeans":
+        _paint_denim(canvas, body, side, cloth)
+    elif kind == "trousers":
+        crease = [canvas.place(spot._replace(front=spot.front + 0.01)) for spot in body.legs[side]]
+        canvas.line(crease, shade(cloth.colour, 0.7), 0.006)
 
 
 def _paint_denim(canvas: Canvas, body: Body, side: int, cloth: Cloth) -> None:
@@ -115,11 +130,13 @@ def _paint_shoe(canvas: Canvas, person: Person, look: Look, ankle: Spot, knee: S
 
 def trunk_parts(canvas: Canvas, person: Person, look: Look, body: Body) -> list[PaintedPart]:
     """Hips, skirt, upper garment with its details, scarf."""
-    parts = [PaintedPart(0.0, lambda: _paint_upper(canvas, person, look, body))]
+    parts = belonging(canvas, "upper", [PaintedPart(0.0, lambda: _paint_upper(canvas, person, look, body))])
     if person.lower != NONE:
-        parts.append(PaintedPart(-0.005, lambda: _paint_hips(canvas, person, look, body)))
+        hips = PaintedPart(-0.005, lambda: _paint_hips(canvas, person, look, body))
+        parts += belonging(canvas, "lower", [hips])
     if person.scarf_colour != NONE:
-        parts.append(PaintedPart(0.012, lambda: _paint_scarf(canvas, look, body, person.scarf_colour)))
+        scarf = PaintedPart(0.012, lambda: _paint_scarf(canvas, look, body, person.scarf_colour))
+        parts += belonging(canvas, "scarf", [scarf])
     return parts
 
 
@@ -163,7 +180,8 @@ def _paint_upper(canvas: Canvas, person: Person, look: Look, body: Body) -> None
     if person.upper == "tank top":
         levels[0:3] = [(body.shoulder + 0.03, 0.62 * sw, 0.05)]
         bare = [(body.neck, 0.032, 0.034), (body.shoulder - 0.01, 0.75 * sw, 0.045), (body.shoulder + 0.09, sw, 0.055)]
-        canvas.polygon(_cylinder(canvas, bare), Cloth(look.skin))
+        with canvas.part("person"):
+            canvas.polygon(_cylinder(canvas, bare), Cloth(look.skin))
     flare = {"coat": 1.25, "dress": 1.45}.get(person.upper, 1.04)
     hem = body.hip + _HEM.get(person.upper, 0.02)
     deep = max(_DEEP * flare, _reach(body, 0.8)) if person.upper in ("coat", "dress") else _DEEP * flare
@@ -199,7 +217,8 @@ def _paint_front(canvas: Canvas, person: Person, look: Look, body: Body, hem: fl
     if person.inner_colour != NONE:
         end = hem if person.upper != "vest" else hem - 0.01
         opening = [(-0.03, top), (0.03, top), (0.042, end), (-0.042, end)]
-        canvas.polygon([_front(canvas, *at) for at in opening], Cloth(look.cloth(person.inner_colour)))
+        with canvas.part("inner"):
+            canvas.polygon([_front(canvas, *at) for at in opening], Cloth(look.cloth(person.inner_colour)))
     elif person.upper in ("jacket", "coat"):
         canvas.line([_front(canvas, 0, top), _front(canvas, 0, hem)], shade(colour, 0.5), 0.012)
     if person.upper in ("shirt", "jacket", "coat"):
@@ -217,12 +236,14 @@ def _paint_front(canvas: Canvas, person: Person, look: Look, body: Body, hem: fl
             )
     elif person.upper in ("t-shirt", "dress", "tank top"):
         neckline = _front(canvas, 0, top - 0.012)
-        canvas.ellipse(neckline, 0.035 * canvas.cos * canvas.scale, 0.024 * canvas.scale, look.skin, outlined=False)
+        with canvas.part("person"):
+            canvas.ellipse(neckline, 0.035 * canvas.cos * canvas.scale, 0.024 * canvas.scale, look.skin, outlined=False)
     if person.pattern == "logo":
         chest = _front(canvas, 0, body.shoulder + (0.085 if person.upper != "hoodie" else 0.105))
         size = 0.042 * canvas.scale
-        canvas.ellipse(chest, size * max(0.4, canvas.cos), size, look.cloth(person.pattern_colour))
-        canvas.ellipse(chest, 0.45 * size * canvas.cos, 0.45 * size, colour, outlined=False)
+        with canvas.part("logo"):
+            canvas.ellipse(chest, size * max(0.4, canvas.cos), size, look.cloth(person.pattern_colour))
+            canvas.ellipse(chest, 0.45 * size * canvas.cos, 0.45 * size, colour, outlined=False)
 
 
 def _paint_quilting(canvas: Canvas, body: Body, cloth: Cloth) -> None:
@@ -245,29 +266,31 @@ def _paint_scarf(canvas: Canvas, look: Look, body: Body, colour_name: str) -> No
 
 def arm_parts(canvas: Canvas, person: Person, look: Look, body: Body) -> list[PaintedPart]:
     """Arms with sleeves, and hands."""
-    cloth = upper_cloth(person, look)
+    cloth, sleeve = upper_cloth(person, look), "upper"
     if person.upper == "vest":
-        cloth = Cloth(look.cloth(person.inner_colour))
+        cloth, sleeve = Cloth(look.cloth(person.inner_colour)), "inner"
     parts = []
     for side in SIDES:
         depth = sum(canvas.depth(spot) for spot in body.arms[side]) / 3
 
         def paint(side: int = side, far: bool = depth < -0.04) -> None:
-            _paint_arm(canvas, person.sleeves, look, body, side, cloth.shaded(0.82) if far else cloth)
+            _paint_arm(canvas, person.sleeves, look, body, side, cloth.shaded(0.82) if far else cloth, sleeve)
 
         parts.append(PaintedPart(depth + 0.01, paint))
     return parts
 
 
-def _paint_arm(canvas: Canvas, sleeves: str, look: Look, body: Body, side: int, cloth: Cloth) -> None:
+def _paint_arm(canvas: Canvas, sleeves: str, look: Look, body: Body, side: int, cloth: Cloth, sleeve: str) -> None:
     shoulder, elbow, wrist = body.arms[side]
     radii = [0.036 * body.limb, 0.031 * body.limb, 0.027 * body.limb]
     hand = wrist._replace(down=wrist.down + 0.012)
     if sleeves == "long":
         canvas.tube([hand], [0.025], Cloth(look.skin))
-        canvas.tube([shoulder, elbow, wrist], radii, cloth)
+        with canvas.part(sleeve):
+            canvas.tube([shoulder, elbow, wrist], radii, cloth)
         return
     canvas.tube([shoulder, elbow, hand], [0.8 * r for r in radii], Cloth(look.skin))
     if sleeves == "short":
         end = Spot(*(a + 0.62 * (b - a) for a, b in zip(shoulder, elbow, strict=True)))
-        canvas.tube([shoulder, end], [radii[0], radii[0]], cloth)
+        with canvas.part(sleeve):
+            canvas.tube([shoulder, end], [radii[0], radii[0]], cloth)

@@ -5,6 +5,7 @@ folder without it is incomplete. While a benchmark is being drawn, synthetic.par
 """
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 
 from dataset.benchmarks import CUSTOM, Benchmark
 from dataset.custom import COLUMNS
+from dataset.synthpedes.people import Person
 from utils.errors import UserError
 
 NOTE, PARTIAL = "synthetic.json", "synthetic.partial"
@@ -76,6 +78,28 @@ def holds(out: Path, benchmark: Benchmark, made: dict[str, Any]) -> bool:
     if (raw_file.exists() or images.exists()) and not (out / PARTIAL).exists():
         raise UserError(f"{out} holds files that are not SynthPedes: choose another folder")
     return False
+
+
+def people_of(folder: Path, *, unlike_seed: int) -> dict[int, Person]:
+    """All people of a SynthPedes by their ids.
+
+    Raises: UserError if the folder holds none, or if it was drawn with that seed: views would be drawn alike.
+    """
+    try:
+        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        people = {entry["id"]: Person(**entry["attributes"]) for entry in note["people"]}
+        seed = note["arguments"]["seed"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder} holds no complete SynthPedes: draw it with python -m dataset.synthpedes") from None
+    if seed == unlike_seed:
+        raise UserError(f"{folder} was drawn with seed {seed} as well: choose another seed")
+    return people
+
+
+def digest(people: dict[int, Person]) -> str:
+    """A name for these people with these ids."""
+    told = [[number, vars(person)] for number, person in people.items()]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 def _difference(found: dict[str, Any], made: dict[str, Any]) -> str:

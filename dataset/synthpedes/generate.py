@@ -2,15 +2,16 @@
 
     python -m dataset.synthpedes data/synth --format CUHK-PEDES --people-train 400 --people-val 50 --people-test 60
 
-writes the annotation file, imgs/, and synthetic.json with the arguments and the attributes of all people. Prepare it
-with bash shell/data_process.sh CUHK-PEDES data/synth. The same arguments give the same bytes for any number of workers.
+writes the annotation file, imgs/, parts.json with the boxes of what each picture shows (shown.py), and synthetic.json
+with the arguments and the attributes of all people. Prepare it with bash shell/data_process.sh CUHK-PEDES data/synth.
+The same arguments give the same bytes for any number of workers.
 """
 
 import argparse
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -21,11 +22,12 @@ from typing import Any, NamedTuple
 from dataset.benchmarks import BENCHMARKS, SPLITS, Benchmark
 from dataset.benchmarks import benchmark as benchmark_named
 from dataset.synthpedes.body import sample_look
-from dataset.synthpedes.captions import write_caption
+from dataset.synthpedes.captions import describe
 from dataset.synthpedes.figure import draw_picture
-from dataset.synthpedes.files import clear, finish, holds, image_path, record
+from dataset.synthpedes.files import clear, digest, finish, holds, image_path, people_of, record
 from dataset.synthpedes.people import Person, sample_people
-from dataset.synthpedes.views import sample_view
+from dataset.synthpedes.shown import FILE, Shown, write_shown
+from dataset.synthpedes.views import sample_view, visible_attributes
 from utils.errors import UserError
 from utils.log import one_line_errors, progress, set_up_logging
 
@@ -38,12 +40,20 @@ PEOPLE_PER_TASK = 8
 class Drawing(NamedTuple):
     """What a drawing process needs besides the people."""
 
-    images: Path  # the imgs/ folder
+    images: Path | None  # the imgs/ folder; None = the pictures are there already
     benchmark: Benchmark
     images_per_person: int
     captions_per_image: int
     seed: int
     size_px: tuple[int, int]  # height, largest width
+
+
+class View(NamedTuple):
+    """A picture of the benchmark."""
+
+    path: str  # under imgs/
+    record: dict[str, Any]  # its entry of the annotation file
+    shown: Shown
 
 
 class Member(NamedTuple):
@@ -66,6 +76,7 @@ def generate(
     size_px: tuple[int, int],
     workers: int,
     lookalikes: float = 0.3,
+    apart_from: Sequence[Path] = (),
 ) -> None:
     """Write a benchmark to a folder, or leave the folder as it is if it already holds the same one.
 
@@ -78,6 +89,7 @@ def generate(
         size_px: (height, largest width) of the images; the width varies from 3/4 of the largest to the largest.
         workers: drawing processes; 1 draws in this process.
         lookalikes: share in [0, 0.9] of people who differ from another of their split in one or two attributes only.
+        apart_from: folders of SynthPedes. None of their people is drawn again, and the ids go on after the last one.
     Raises: UserError for arguments that cannot be satisfied and for a folder that holds something else.
     """
     chosen = benchmark_named(benchmark)
@@ -92,21 +104,31 @@ def generate(
         "size_px": list(size_px),
         "lookalikes": lookalikes,
     }
+    others = {number: person for folder in apart_from for number, person in people_of(folder, unlike_seed=seed).items()}
+    if others:
+        arguments["apart_from"] = digest(others)
     made = {"version": VERSION, "arguments": arguments}
-    if holds(out, chosen, made):
+    complete = holds(out, chosen, made)
+    if complete and (out / FILE).is_file():
         logger.info("%s holds this SynthPedes already: nothing to do", out)
         return
-    clear(out, chosen)
+    if not complete:
+        clear(out, chosen)
     start = time.monotonic()
-    members = _draw_members(counts, lookalikes, seed)
-    drawing = Drawing(out / "imgs", chosen, images_per_person, captions_per_image, seed, size_px)
-    records = _draw_all(drawing, members, workers)
+    members = _draw_members(counts, lookalikes, seed, others)
+    images = None if complete else out / "imgs"
+    drawing = Drawing(images, chosen, images_per_person, captions_per_image, seed, size_px)
+    views = _draw_all(drawing, members, workers)
+    write_shown(out, {view.path: view.shown for view in views})
+    if complete:
+        logger.info("%s holds this SynthPedes already: only %s was added", out, FILE)
+        return
     told = [
         {"id": m.person_id, "split": m.split, "resembles": m.resembles, "attributes": vars(m.person)} for m in members
     ]
-    finish(out, chosen, records, made | {"people": told})
-    speed = len(records) / (time.monotonic() - start)
-    logger.info("%s: %d images of %d people, %.0f images/s", out, len(records), len(members), speed)
+    finish(out, chosen, [view.record for view in views], made | {"people": told})
+    speed = len(views) / (time.monotonic() - start)
+    logger.info("%s: %d images of %d people, %.0f images/s", out, len(views), len(members), speed)
 
 
 def _check(
@@ -134,30 +156,30 @@ def _check(
         raise UserError(f"lookalikes must be in [0, 0.9], not {lookalikes}")
 
 
-def _draw_members(people: dict[str, int], lookalikes: float, seed: int) -> list[Member]:
-    """Draw all people, with ids counted from 1 through train, val and test."""
+def _draw_members(people: dict[str, int], lookalikes: float, seed: int, others: dict[int, Person]) -> list[Member]:
+    """Draw all people, with ids counted on from those of the others through train, val and test."""
     members: list[Member] = []
-    taken: set[Person] = set()
+    taken, last = set(others.values()), max(others, default=0)
     for split, count in people.items():
-        first = len(members) + 1
+        first = last + len(members) + 1
         for person, resembles in sample_people(count, lookalikes, taken, Random(f"{seed}/{split}")):
             same = None if resembles is None else first + resembles
-            members.append(Member(len(members) + 1, split, person, same))
+            members.append(Member(last + len(members) + 1, split, person, same))
     return members
 
 
-def _draw_all(drawing: Drawing, members: list[Member], workers: int) -> list[dict[str, Any]]:
-    """Draw the pictures of all people; return the annotation records in the order of the ids."""
+def _draw_all(drawing: Drawing, members: list[Member], workers: int) -> list[View]:
+    """Draw the pictures of all people, in the order of the ids."""
     tasks = [members[i : i + PEOPLE_PER_TASK] for i in range(0, len(members), PEOPLE_PER_TASK)]
-    records: list[dict[str, Any]] = []
+    views: list[View] = []
     with progress[None](len(members) * drawing.images_per_person, "drawing SynthPedes", unit="images") as bar:
         for part in _results(drawing, tasks, workers):
-            records += part
+            views += part
             bar.advance(len(part))
-    return records
+    return views
 
 
-def _results(drawing: Drawing, tasks: list[list[Member]], workers: int) -> Iterator[list[dict[str, Any]]]:
+def _results(drawing: Drawing, tasks: list[list[Member]], workers: int) -> Iterator[list[View]]:
     workers = min(workers, len(tasks))
     if workers == 1:
         yield from map(partial(draw_people, drawing), tasks)
@@ -167,25 +189,29 @@ def _results(drawing: Drawing, tasks: list[list[Member]], workers: int) -> Itera
         yield from pool.map(partial(draw_people, drawing), tasks)
 
 
-def draw_people(drawing: Drawing, members: list[Member]) -> list[dict[str, Any]]:
-    """Draw some people's pictures, write them, and return their annotation records."""
+def draw_people(drawing: Drawing, members: list[Member]) -> list[View]:
+    """Draw some people's pictures, and write them unless they are there already."""
     return [_draw_view(drawing, member, view) for member in members for view in range(drawing.images_per_person)]
 
 
-def _draw_view(drawing: Drawing, member: Member, number: int) -> dict[str, Any]:
+def _draw_view(drawing: Drawing, member: Member, number: int) -> View:
     """Draw, write and describe one picture."""
     look = sample_look(Random(f"{drawing.seed}/{member.person_id}"))
     rng = Random(f"{drawing.seed}/{member.person_id}/{number}")
     view = sample_view(member.person, rng)
-    captions = [write_caption(member.person, view, rng) for _ in range(drawing.captions_per_image)]
+    captions = [describe(member.person, view, rng) for _ in range(drawing.captions_per_image)]
     height, widest = drawing.size_px
     width = rng.randint(3 * widest // 4, widest)
     image = (member.person_id - 1) * drawing.images_per_person + number
     relative = image_path(drawing.benchmark, member.split, member.person_id, number, image)
-    path = drawing.images / relative
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(draw_picture(member.person, look, view, (height, width), rng))
-    return record(drawing.benchmark, member.split, member.person_id, relative, captions)
+    picture = draw_picture(member.person, look, view, (height, width), rng)
+    if drawing.images is not None:
+        path = drawing.images / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture.jpeg)
+    shown = Shown(member.person_id, sorted(visible_attributes(member.person, view)), picture.parts, captions)
+    texts = [caption.text for caption in captions]
+    return View(relative, record(drawing.benchmark, member.split, member.person_id, relative, texts), shown)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -213,6 +239,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=_size, default=(128, 64), metavar="HxW", help=text)
     text = "share of people who differ from another in one or two attributes only, default: %(default)s"
     parser.add_argument("--lookalikes", type=float, default=0.3, metavar="SHARE", help=text)
+    text = "folders of SynthPedes none of whose people, ids and seeds may come again, e.g. for pretraining"
+    parser.add_argument("--apart-from", type=Path, nargs="+", default=[], metavar="FOLDER", help=text)
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="default: all cores")
     return parser
@@ -235,6 +263,7 @@ def main(arguments: list[str] | None = None) -> None:
         size_px=options.size,
         workers=options.workers,
         lookalikes=options.lookalikes,
+        apart_from=options.apart_from,
     )
 
 

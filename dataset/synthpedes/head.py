@@ -4,7 +4,7 @@ from functools import partial
 
 from dataset.synthpedes.body import SIDES, Body, Look, hair_rgb
 from dataset.synthpedes.canvas import Canvas, Cloth, Point, Rgb, Spot, shade
-from dataset.synthpedes.clothes import PaintedPart
+from dataset.synthpedes.clothes import PaintedPart, belonging
 from dataset.synthpedes.people import NONE, Person
 
 _SIDE_OF_HEAD = 0.84  # half-width of the head, in R
@@ -20,11 +20,12 @@ def head_parts(canvas: Canvas, person: Person, look: Look, body: Body) -> list[P
     ]
     hair = hair_rgb(person)
     if hair is not None:
-        parts += _hair_parts(canvas, person, body, hair)
+        parts += belonging(canvas, "hair", _hair_parts(canvas, person, body, hair))
     if canvas.cos > -0.4:
-        parts.append(PaintedPart(0.016, lambda: _paint_face(canvas, person, look, body)))
+        face = PaintedPart(0.016, lambda: _paint_face(canvas, person, look, body))
+        parts += belonging(canvas, "head" if hair is None else "person", [face])
     if person.hat != NONE:
-        parts += _hat_parts(canvas, person.hat, look.cloth(person.hat_colour), body)
+        parts += belonging(canvas, "hat", _hat_parts(canvas, person.hat, look.cloth(person.hat_colour), body))
     return parts
 
 
@@ -47,7 +48,8 @@ def _paint_skull(canvas: Canvas, person: Person, look: Look, body: Body) -> None
     r = _pixels(canvas, body)
     centre = _at(canvas, body, 0, 0, 0)
     hair = hair_rgb(person)
-    canvas.ellipse(centre, _SIDE_OF_HEAD * r, r, look.skin if hair is None else hair)
+    with canvas.part("head" if hair is None else "hair"):
+        canvas.ellipse(centre, _SIDE_OF_HEAD * r, r, look.skin if hair is None else hair)
     if hair is not None and person.hair in ("short", "ponytail", "bun") and canvas.cos < 0.3:
         nape = _at(canvas, body, 0, -0.3, 0.75)
         canvas.ellipse(nape, 0.5 * r, 0.25 * r, look.skin, outlined=False)
@@ -90,7 +92,8 @@ def _paint_face(canvas: Canvas, person: Person, look: Look, body: Body) -> None:
     if person.beard != NONE:
         colour = hair_rgb(person) or ((150, 150, 152) if person.age == "elderly" else (70, 46, 32))
         box = (centre[0] - rx, centre[1] - ry, centre[0] + rx, centre[1] + 1.1 * ry)
-        canvas.draw.chord(box, 15, 165, fill=colour)
+        with canvas.part("beard"):
+            canvas.draw.chord(box, 15, 165, fill=colour)
     lips = ((196, 40, 58), 0.14) if person.gender == "female" and person.age != "child" else ((150, 78, 66), 0.07)
     mouth = [_at(canvas, body, left, 0.75, 0.62) for left in (-0.17, 0.17)]
     canvas.line(mouth, lips[0], lips[1] * body.head_radius)
@@ -99,7 +102,8 @@ def _paint_face(canvas: Canvas, person: Person, look: Look, body: Body) -> None:
     for place in places:
         canvas.ellipse(place, 0.085 * r, 0.1 * r, _DARK, outlined=False)
     if person.glasses != NONE and places:
-        _paint_glasses(canvas, body, places, eyes, person.glasses == "sunglasses")
+        with canvas.part("glasses"):
+            _paint_glasses(canvas, body, places, eyes, person.glasses == "sunglasses")
 
 
 def _paint_glasses(canvas: Canvas, body: Body, places: list[Point], eyes: list[int], tinted: bool) -> None:

@@ -4,7 +4,7 @@ from functools import partial
 
 from dataset.synthpedes.body import SIDES, Body, Look
 from dataset.synthpedes.canvas import Canvas, Cloth, Point, Rgb, Spot, shade
-from dataset.synthpedes.clothes import PaintedPart
+from dataset.synthpedes.clothes import PaintedPart, belonging
 from dataset.synthpedes.palette import luminance
 from dataset.synthpedes.people import NONE, Person
 from dataset.synthpedes.views import CameraView
@@ -12,20 +12,20 @@ from dataset.synthpedes.views import CameraView
 
 def thing_parts(canvas: Canvas, person: Person, look: Look, body: Body, view: CameraView) -> list[PaintedPart]:
     """The bag, and what the other hand carries."""
-    parts = []
+    bag, carried = [], []
     if person.bag == "backpack":
-        parts += _backpack(canvas, look.cloth(person.bag_colour), body)
+        bag = _backpack(canvas, look.cloth(person.bag_colour), body)
     elif person.bag == "shoulder bag":
-        parts += _shoulder_bag(canvas, look.cloth(person.bag_colour), body, view.bag_side)
+        bag = _shoulder_bag(canvas, look.cloth(person.bag_colour), body, view.bag_side)
     elif person.bag == "handbag":
         wrist = body.arms[view.bag_side][2]
         colour = look.cloth(person.bag_colour)
-        parts.append(PaintedPart(_hand_depth(canvas, wrist), partial(_paint_handbag, canvas, colour, wrist)))
+        bag = [PaintedPart(_hand_depth(canvas, wrist), partial(_paint_handbag, canvas, colour, wrist))]
     if person.carried != NONE:
         wrist = body.arms[-view.bag_side][2]
         colour = (0, 0, 0) if person.carried_colour == NONE else look.cloth(person.carried_colour)
-        parts.append(PaintedPart(_hand_depth(canvas, wrist), partial(_PAINTERS[person.carried], canvas, colour, wrist)))
-    return parts
+        carried = [PaintedPart(_hand_depth(canvas, wrist), partial(_PAINTERS[person.carried], canvas, colour, wrist))]
+    return [*belonging(canvas, "bag", bag), *belonging(canvas, "carried", carried)]
 
 
 def _hand_depth(canvas: Canvas, wrist: Spot) -> float:
