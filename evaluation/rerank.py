@@ -5,30 +5,23 @@ of images, then all pairs of that block are scored. Every process re-ranks the p
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from evaluation.pair_scoring import Budget, scoring_of
 from evaluation.token_store import TokenStore
 from models.bert_layers import BertSizes
 from models.person_search import PersonSearchModel
 from utils.log import progress
-from utils.memory import available_bytes, cut
+from utils.memory import available_bytes
 
 # A CPU is fastest while a layer's output stays near its cache. A GPU wants many tokens at once.
 CPU_ACTIVATION_BYTES = 24 * 2**20  # of the tokens inside the feed-forward network
-GPU_TOKENS = 2**18
+GPU_TOKENS = 2**16
 BLOCK_BYTES = {"cpu": 2**30, "cuda": 2**32}  # of a block of images with keys and values; larger blocks are no faster
 ROWS_AT_A_TIME = 256  # of the similarity matrix, which may be as large as memory allows
 SHARE_OF_MEMORY = 0.2  # of the free memory: for a block of images, and again for the work on its pairs
-
-
-class Budget(NamedTuple):
-    """How much is held in memory at a time."""
-
-    images: int  # with their keys and values
-    tokens: int  # of the texts of the pairs that are scored together
 
 
 @torch.inference_mode()
@@ -60,16 +53,14 @@ def rerank(
     texts = scorer.text_states([input_ids[row] for row in used.tolist()])
     images, image_index = image.unique(return_inverse=True)
     budget = budget_of(scorer.sizes, len(scorer.layers), tokens.shape, scorer.dtype, scorer.device)
+    budget = budget._replace(images=min(budget.images, len(images)))
     parts = []
-    with progress(len(text), "re-rank", "pairs") as bar:
+    with progress(len(text), "re-rank", "pairs") as bar, scoring_of(scorer, texts, budget, tokens.shape[0]) as score:
         for first in range(0, len(images), budget.images):
             block = images[first : first + budget.images]
-            keys_values = scorer.keys_values(tokens.read(block - first_image))
             begin, end = torch.searchsorted(image_index, torch.tensor([first, first + len(block)])).tolist()
-            for step in cut(texts.length[text_index[begin:end]], budget.tokens):
-                rows = slice(begin + step.start, begin + step.stop)
-                parts.append(scorer.scores(texts, keys_values, text_index[rows], image_index[rows] - first))
-                bar.advance(step.stop - step.start)
+            pairs = text_index[begin:end], image_index[begin:end] - first
+            parts.append(score(tokens.read(block - first_image), *pairs, bar.advance))
         scores[text, image] = torch.cat(parts).float().cpu()
     return scores
 

@@ -5,8 +5,10 @@ import torch
 
 from bench.plain_rerank import plain_rerank
 from evaluation import rerank as module
-from evaluation.rerank import Budget, budget_of, rerank, top_candidates
+from evaluation.pair_scoring import Budget
+from evaluation.rerank import budget_of, rerank, top_candidates
 from evaluation.token_store import TokenStore
+from models.pair_layouts import PackedPairs
 from models.text_encoder import TextEncoder
 from tests.helpers.reranking import (
     MAX_WORDS,
@@ -56,7 +58,7 @@ def test_steps_end_anywhere(budget, monkeypatch):
     """Between the pairs of an image, between the candidates of a query, or not at all."""
     monkeypatch.setattr(module, "budget_of", lambda *_: budget)
     monkeypatch.setattr("models.pair_scorer.TOKENS_ENCODED_AT_A_TIME", 21)
-    monkeypatch.setattr("models.pair_scorer.MOST_ROWS", 2)
+    monkeypatch.setattr("models.pair_layouts.MOST_ROWS", 2)
     model = tiny_model("vim").eval()
     store = encoded_gallery(model)
     assert_same(rerank(model, store, random_captions(), random_similarity(), top_k=5), plain_scores(model, store, 5))
@@ -97,7 +99,8 @@ def test_float64_agrees_to_its_last_digits():
     with torch.inference_mode():
         tokens = store.read(torch.arange(NUM_IMAGES))
         scorer = model.pair_scorer()
-        scores = scorer.scores(scorer.text_states(texts), scorer.keys_values(tokens), text, image)
+        states = scorer.text_states(texts)
+        scores = scorer.scores(states, list(scorer.keys_values(tokens)), PackedPairs(states, text, image))
         for row, (t, i) in enumerate(zip(text.tolist(), image.tolist(), strict=True)):
             single = model.match(texts[t][None], torch.ones(1, len(texts[t]), dtype=torch.long), tokens[i, None])
             torch.testing.assert_close(scores[row], single[0], rtol=0, atol=1e-12)

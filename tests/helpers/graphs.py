@@ -1,0 +1,64 @@
+"""A recorder in the place of a GPU's: it runs the recorded call anew at each replay."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class MemoryRead(TorchDispatchMode):
+    """Notes the memory that a call finds when it begins: what it reads or writes and has not allocated itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[int, Tensor] = {}  # kept, so that no later tensor gets the same address
+        self._own: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        is_number = func is torch.ops.aten.lift_fresh.default  # torch.tensor(1.0): a kernel gets it by value
+        for each in _tensors((args, kwargs)):
+            address = each.untyped_storage().data_ptr()
+            if address not in self._own and not is_number:
+                self.found.setdefault(address, each)
+        result = func(*args, **(kwargs or {}))
+        self._own |= {each.untyped_storage().data_ptr() for each in _tensors(result)} - self.found.keys()
+        return result
+
+
+class Recorder:
+    """Leaves modules and random numbers as they were, as a capture does.
+
+    A replay must find the same memory as the recorded call did: a graph can read no other.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module | torch.optim.Optimizer] = ()) -> None:
+        self._modules = modules
+        self.replays = 0
+
+    def __call__(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        before = [copy.deepcopy(module.state_dict()) for module in self._modules]
+        random_state = torch.get_rng_state()
+        with MemoryRead() as recorded:
+            result = function()
+        for module, content in zip(self._modules, before, strict=True):
+            module.load_state_dict(content)
+        torch.set_rng_state(random_state)
+
+        def replay() -> None:
+            self.replays += 1
+            with MemoryRead() as replayed:
+                again = function()
+            other = [tuple(each.shape) for place, each in replayed.found.items() if place not in recorded.found]
+            assert not other, f"a graph would not have read tensors of the shapes {other}"
+            for own, new in zip(_tensors(result), _tensors(again), strict=True):
+                own.copy_(new)
+
+        return replay, result
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [each for each in tree_leaves(value) if isinstance(each, Tensor)]
