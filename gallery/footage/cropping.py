@@ -1,0 +1,246 @@
+"""The run that turns pictures and videos into crops: frame by frame, so that memory does not grow with their length."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+
+from gallery.footage.decode import Frame, Unreadable, Video, read_picture
+from gallery.footage.detectors import DEFAULT, Detector, detector_named
+from gallery.footage.ledger import Entry, Ledger, image_path
+from gallery.footage.origin import Origin
+from gallery.footage.regions import Region, regions_of, stands_in
+from gallery.footage.sources import Source, find_sources
+from gallery.footage.table import Crop
+from gallery.footage.tracking import tracks
+from utils.errors import UserError
+from utils.log import progress
+
+JPEG_QUALITY = 92
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropRequest:
+    """What to crop, and how.
+
+    sources: files, folders and globs.
+    out: folder of the crops.
+    every_s: seconds of video between the frames that are looked at.
+    detector: its name (detectors/named.py); weights: a file for it.
+    score: the detector's, in [0, 1]; people with less are left out.
+    min_height: of a box in pixels.
+    padding: around a box, as a share of its size on each side.
+    regions: where people must stand to count.
+    """
+
+    sources: Sequence[str]
+    out: Path
+    every_s: float = 0.5
+    detector: str = DEFAULT
+    weights: Path | None = None
+    score: float = 0.5
+    min_height: int = 64
+    padding: float = 0.05
+    regions: Sequence[Region] = ()
+
+    def __post_init__(self) -> None:
+        if self.every_s <= 0 or not 0 <= self.score <= 1 or self.min_height < 1 or self.padding < 0:
+            raise UserError("--every must be above 0, --score in [0, 1], --min-height at least 1, --padding at least 0")
+
+    def settings(self, source: Source) -> str:
+        """Everything that decides what the crops of a source are. Others make it be cropped anew."""
+        weights = Path(self.weights or self.detector.partition(":")[2])  # of torchvision:NAME there is no such file
+        stamp = [weights.stat().st_size, weights.stat().st_mtime_ns] if weights.is_file() else None
+        regions = [region.corners for region in regions_of(source.path, self.regions)]
+        every_s = self.every_s if source.is_video else None
+        chosen = [self.detector, stamp, every_s, self.score, self.min_height, self.padding, regions]
+        return json.dumps(chosen)
+
+
+class BadSource(NamedTuple):
+    """A file that was not, or not wholly, decoded."""
+
+    path: Path
+    reason: str
+
+
+class CropReport(NamedTuple):
+    """What a run did."""
+
+    crops: int  # in the folder now
+    new_crops: int
+    pictures: int  # that were cropped in this run
+    videos: int
+    unchanged: int  # sources
+    bad: list[BadSource]
+    other_kinds: Counter[str]  # by suffix: files in the folders that are neither pictures nor videos
+    seconds: float
+
+
+def crop(request: CropRequest, detector: Detector | None = None) -> CropReport:
+    """Crop what is new or has changed; what is done stays as it is, also if its source is gone.
+
+    detector: instead of the one that the request names.
+    Raises: UserError as find_sources, detector_named and Ledger do.
+    """
+    begin = time.perf_counter()
+    found = find_sources(request.sources, outside=request.out)
+    with Ledger(request.out) as ledger:
+        entries = {source: ledger.entry(source, request.settings(source)) for source in found.sources}
+        todo = [source for source, entry in entries.items() if entry is None or not entry.done]
+        if todo and detector is None:
+            detector = detector_named(request.detector, request.weights)
+        try:
+            done = _crop_all(todo, _Cropper(request, ledger, detector)) if detector else _Done()
+        finally:
+            total = ledger.write_table()  # also after Ctrl-C
+    return CropReport(
+        crops=total,
+        new_crops=done.crops,
+        pictures=done.pictures,
+        videos=done.videos,
+        unchanged=len(entries) - len(todo),
+        bad=done.bad,
+        other_kinds=found.other_kinds,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def cut(frame: np.ndarray, box: Sequence[float], padding: float) -> bytes:
+    """The JPEG file of a box (x0, y0, x1, y1) with some padding, cut off at the frame."""
+    x0, y0, x1, y1 = box
+    across, down = padding * (x1 - x0), padding * (y1 - y0)
+    height, width = frame.shape[:2]
+    left, right = max(0, round(x0 - across)), min(width, round(x1 + across))
+    top, bottom = max(0, round(y0 - down)), min(height, round(y1 + down))
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(frame[top:bottom, left:right]), quality=JPEG_QUALITY)
+
+
+def with_tracks(ledger: Ledger, entry: Entry, every_s: float) -> dict[str, int]:
+    """The tracks of a video's crops by image."""
+    seen = list(ledger.seen(entry))
+    numbers = tracks((each.sighting for each in seen), every_s)
+    pairs = zip(seen, numbers, strict=True)
+    return {image: track for each, found in pairs for image, track in zip(each.images, found, strict=True)}
+
+
+@dataclass
+class _Done:
+    """What a run has done so far."""
+
+    crops: int = 0
+    pictures: int = 0
+    videos: int = 0
+    bad: list[BadSource] = field(default_factory=list)
+
+
+class _Cropper(NamedTuple):
+    """What cropping a source needs besides the source."""
+
+    request: CropRequest
+    ledger: Ledger
+    detector: Detector
+
+    def entry(self, source: Source) -> Entry:
+        settings = self.request.settings(source)
+        return self.ledger.entry(source, settings) or self.ledger.begin(source, settings)
+
+    def people(self, source: Source, frame: Frame, clock: datetime | None) -> list[Crop]:
+        """Find the people of a frame who count, and write their crops."""
+        request = self.request
+        found = self.detector(frame.pixels)
+        tall = found.boxes[:, 3] - found.boxes[:, 1] >= request.min_height
+        inside = stands_in(found.boxes, regions_of(source.path, request.regions))
+        found = found.where((found.scores >= request.score) & tall & inside)
+        at = clock + timedelta(seconds=frame.time_s or 0) if clock else None
+        height, width = frame.pixels.shape[:2]
+        crops = []
+        for number, (box, score) in enumerate(zip(found.boxes.tolist(), found.scores.tolist(), strict=True)):
+            image = image_path(source, frame.number, number)
+            path = request.out / image
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(cut(frame.pixels, box, request.padding))
+            origin = Origin(source.name, frame.number, frame.time_s, at, tuple(box), (width, height), score, None)
+            crops.append(Crop(image, origin))
+        return crops
+
+
+def _crop_all(sources: Sequence[Source], cropper: _Cropper) -> _Done:
+    done = _Done()
+    pictures = [source for source in sources if not source.is_video]
+    for source in progress(pictures, "cropping", unit="pictures"):
+        with _noting(source, done):
+            _crop_picture(source, cropper, done)
+    videos = [source for source in sources if source.is_video]
+    lengths = {}
+    for source in videos:
+        with _noting(source, done), Video(source.path) as video:
+            lengths[source] = video.duration_s
+    with progress(round(sum(lengths.values())), "cropping", unit="s of video") as bar:
+        clock = _Clock(bar)
+        for source, length in lengths.items():
+            with _noting(source, done):
+                _crop_video(source, cropper, done, clock)
+            clock.finish(length)
+    return done
+
+
+def _crop_picture(source: Source, cropper: _Cropper, done: _Done) -> None:
+    frame, clock = read_picture(source.path)
+    entry = cropper.entry(source)
+    crops = cropper.people(source, frame, clock)
+    cropper.ledger.add(entry, crops, 1)
+    cropper.ledger.finish(entry, {})
+    done.crops += len(crops)
+    done.pictures += 1
+
+
+def _crop_video(source: Source, cropper: _Cropper, done: _Done, clock: "_Clock") -> None:
+    every_s = cropper.request.every_s
+    with Video(source.path) as video:
+        entry = cropper.entry(source)
+        for frame in video.frames(every_s, entry.next_frame):
+            crops = cropper.people(source, frame, video.clock)
+            cropper.ledger.add(entry, crops, frame.number + 1)
+            done.crops += len(crops)
+            clock.reach(frame.time_s or 0)
+        cropper.ledger.finish(entry, with_tracks(cropper.ledger, entry, every_s))
+        if video.broken:
+            done.bad.append(BadSource(source.path, f"{video.broken} broken frames or packets; the rest was cropped"))
+    done.videos += 1
+
+
+@contextmanager
+def _noting(source: Source, done: _Done) -> Iterator[None]:
+    """Note a source that cannot be read, and go on with the next."""
+    try:
+        yield
+    except Unreadable as error:
+        done.bad.append(BadSource(source.path, str(error)))
+
+
+class _Clock:
+    """Turns times in videos into whole seconds of a progress bar."""
+
+    def __init__(self, bar: progress[int]) -> None:
+        self._bar, self._before, self._shown = bar, 0.0, 0
+
+    def reach(self, time_s: float) -> None:
+        """Time in the current video."""
+        seconds = int(self._before + time_s) - self._shown
+        if seconds > 0:
+            self._bar.advance(seconds)
+            self._shown += seconds
+
+    def finish(self, length_s: float) -> None:
+        """The current video is done, or cannot be read."""
+        self.reach(length_s)
+        self._before += length_s

@@ -1,0 +1,144 @@
+"""Frames of videos (PyAV) and pictures (Pillow), upright, as RGB pixels (height, width, 3) uint8."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from gallery.footage.clock import clock_of_name, clock_of_picture, clock_of_video
+from utils.errors import UserError
+from utils.extras import optional
+from utils.file_kinds import Start, what_came_instead
+
+HEIF = frozenset({".heic", ".heif"})
+HEIF_DECODER = "pip install pillow-heif"
+
+
+class Unreadable(Exception):
+    """A file, or a picture of it, that cannot be decoded. The message says why, without the path."""
+
+
+class Frame(NamedTuple):
+    number: int  # in the video, from 0
+    time_s: float | None  # from the first frame of the video; None = a picture
+    pixels: np.ndarray
+
+
+class Video:
+    """Decodes a video, a frame in memory at a time; use it in a `with` statement.
+
+    Attributes:
+        duration_s: its length, as far as the file tells; 0 = unknown.
+        clock: when it began, or None.
+        broken: frames so far that could not be decoded.
+    Raises: Unreadable.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._av = optional("av", "reading a video")
+        self.broken = 0
+        try:
+            self._container = self._av.open(str(path), metadata_errors="replace")
+        except (self._av.FFmpegError, OSError) as error:
+            raise Unreadable(_why(path, error)) from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise Unreadable("it holds no video")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+        self.duration_s = _duration(self._container, self._stream)
+        self.clock = clock_of_name(path.name) or clock_of_video(self._container.metadata)
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+    def frames(self, every_s: float, first: int = 0) -> Iterator[Frame]:
+        """The first frame of each span of every_s seconds, from the frame with number `first` on.
+
+        Which frames these are does not depend on `first`. Raises: Unreadable if there is no frame that can be decoded.
+        """
+        start, span, number = None, -1, -1
+        for number, frame in enumerate(self._decoded()):
+            seconds = _seconds(frame, self._stream, number)
+            start = seconds if start is None else start
+            time_s = seconds - start
+            if (now := math.floor(time_s / every_s + 1e-6)) > span:  # times are rounded to the file's unit
+                span = now
+                if number >= first:
+                    yield Frame(number, time_s, self._pixels(frame))
+        if number < 0:
+            raise Unreadable("no frame of it can be decoded")
+
+    def _decoded(self) -> Iterator[Any]:
+        for packet in self._packets():
+            try:
+                frames = packet.decode()
+            except self._av.FFmpegError:
+                self.broken += 1
+                continue
+            for frame in frames:
+                self.broken += bool(frame.is_corrupt)
+                yield frame  # a damaged frame as well: the numbers of the others stay what they are
+
+    def _packets(self) -> Iterator[Any]:
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                yield next(packets)
+            except StopIteration:
+                return
+            except self._av.FFmpegError:  # the rest of the file is missing
+                self.broken += 1
+                return
+
+    def _pixels(self, frame: Any) -> np.ndarray:
+        pixels = frame.to_ndarray(format="rgb24")
+        return np.ascontiguousarray(
+            np.rot90(pixels, round((frame.rotation or 0) / 90))
+        )  # counter-clockwise, as PyAV has it
+
+
+def read_picture(path: Path) -> tuple[Frame, datetime | None]:
+    """The first picture of a file, and when it was taken. Raises: Unreadable."""
+    if path.suffix.lower() in HEIF:
+        try:
+            optional("pillow_heif", "pictures of this kind", HEIF_DECODER).register_heif_opener()
+        except UserError as error:
+            raise Unreadable(str(error)) from error
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            clock = clock_of_picture(image) or clock_of_name(path.name)
+            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Unreadable(_why(path, error)) from error
+    return Frame(0, None, pixels), clock
+
+
+def _seconds(frame: Any, stream: Any, number: int) -> float:
+    """Time of a frame in the file; from its number where the file has no times (raw streams)."""
+    return float(frame.time) if frame.time is not None else number / float(stream.average_rate or 25)
+
+
+def _duration(container: Any, stream: Any) -> float:
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    return container.duration / 1_000_000 if container.duration else 0.0
+
+
+def _why(path: Path, error: Exception) -> str:
+    try:
+        instead = what_came_instead(Start.of(path))
+    except OSError as unread:
+        return unread.strerror or str(unread)
+    if instead or isinstance(error, UnidentifiedImageError):
+        return instead or "it is not a picture of a kind that can be read"
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,45 @@
+"""Which detections of a video are of one person: ByteTrack, as the library `trackers` has it."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.extras import optional
+
+LOST_S = 2.0  # a person who was not seen for longer is a new track
+BUFFER_PER_S = 1.2  # boxes are compared enlarged by this share of their size per second on each side: people walk on
+LEAST_IOU = 0.1  # of enlarged boxes
+
+
+class Sighting(NamedTuple):
+    """The people in a frame."""
+
+    time_s: float
+    boxes: np.ndarray  # (n, 4)
+    scores: np.ndarray  # (n,)
+
+
+def tracks(sightings: Iterable[Sighting], every_s: float) -> Iterator[list[int]]:
+    """Number the tracks from 0 in the order in which they begin; for each frame, the tracks of its people.
+
+    sightings: in the order of time, without frames that show nobody.
+    every_s: usual time between frames.
+    """
+    supervision, trackers = optional("supervision", "tracking"), optional("trackers", "tracking")
+    tracker = trackers.ByteTrackTracker(
+        frame_rate=1 / every_s,
+        lost_track_buffer=round(LOST_S * 30),  # in frames of 1/30 s, whatever the rate
+        track_activation_threshold=0.0,  # the detector's threshold has chosen already
+        high_conf_det_threshold=0.0,
+        minimum_consecutive_frames=1,
+        minimum_iou_threshold=LEAST_IOU,
+        iou=trackers.utils.iou.BIoU(BUFFER_PER_S * every_s),
+    )
+    numbers: dict[int, int] = {}
+    for sighting in sightings:
+        order = np.arange(len(sighting.boxes))
+        given = supervision.Detections(xyxy=sighting.boxes, confidence=sighting.scores, data={"order": order})
+        found = tracker.update(given, timestamp=sighting.time_s)
+        ids = dict(zip(found.data["order"].tolist(), found.tracker_id.tolist(), strict=True))
+        yield [numbers.setdefault(ids[place], len(numbers)) for place in order.tolist()]
