@@ -127,9 +127,13 @@ def _eighths(number: int, places: int) -> int:
     return -(-number * STEPS // places)
 
 
+def counting_is_free(device: torch.device) -> bool:
+    return device.type in COUNTING_IS_FREE
+
+
 def is_counted(chosen: Tensor, at_most: int | None) -> bool:
     """Whether `find` counts the places; if not, it takes at_most for their number."""
-    return at_most is None or chosen.device.type in COUNTING_IS_FREE
+    return at_most is None or counting_is_free(chosen.device)
 
 
 def find(chosen: Tensor, at_most: int | None, *, fill: int) -> Tensor:

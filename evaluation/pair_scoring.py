@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dataset.texts import LENGTH_STEP, is_counted
+from dataset.texts import LENGTH_STEP, counting_is_free
 from models.joined_weights import joined_once
 from models.pair_layouts import PackedPairs, SlottedPairs, TextStates, send, starts
 from models.pair_scorer import PairScorer
@@ -48,7 +48,7 @@ class Scoring(Protocol):
 @contextmanager
 def scoring_of(scorer: PairScorer, texts: TextStates, budget: Budget, num_image_tokens: int) -> Iterator[Scoring]:
     """What is fastest on the device. The weights must not change inside."""
-    if is_counted(texts.tokens, at_most=budget.tokens):
+    if counting_is_free(scorer.device):
         yield PackedScoring(scorer, texts, budget)
     else:
         with joined_once(scorer.text_encoder, scorer.device.type):  # for all blocks: graphs read these copies

@@ -5,17 +5,19 @@ matching head for the first k images of each text (`evaluation.rerank`).
 """
 
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from dataset.texts import LENGTH_STEP, Texts, bucket_of, counting_is_free, pad_texts
 from evaluation.metrics import Metrics, Tail, mean_metrics, measure_queries
 from evaluation.rerank import rerank
 from evaluation.token_store import TokenStore
+from models.bert_sizes import BertSizes
 from models.joined_weights import joined_once
 from models.person_search import PersonSearchModel
 from utils.cuda_graphs import Graphs
@@ -23,7 +25,7 @@ from utils.distributed import Process, gather_objects, maximum
 from utils.log import progress
 from utils.precision import autocast
 
-WORTH_A_GRAPH = 16  # batches of images on a GPU; for fewer, capturing a graph takes longer than it saves
+WORTH_A_GRAPH = 16  # batches on a GPU; for fewer, capturing a graph takes longer than it saves
 
 
 class Scores(NamedTuple):
@@ -142,7 +144,7 @@ def embed_images(
 ) -> GalleryEmbeddings:
     """Encode this process's images, store their tokens if a store is given, and gather the embeddings of all."""
     embeddings, person_ids = [], []
-    graphs = Graphs("encoding images") if device.type == "cuda" and len(image_batches) >= WORTH_A_GRAPH else None
+    run = _run_by("encoding images", image_batches, device)
 
     def encode(image: Tensor) -> tuple[Tensor, Tensor]:
         features, embedding = model.encode_image(model.normalize(image))
@@ -151,7 +153,7 @@ def embed_images(
     with progress(_num_rows(image_batches), "encode images", "images") as bar:
         for batch in image_batches:
             image = batch.image.to(device, non_blocking=True)
-            of_batch, embedding = encode(image) if graphs is None else graphs(encode, image)
+            of_batch, embedding = run(encode, image)
             if tokens is not None:
                 tokens.append(of_batch)
             embeddings.append(embedding.float().cpu())
@@ -163,15 +165,36 @@ def embed_images(
 def embed_captions(model: PersonSearchModel, caption_batches: DataLoader, device: torch.device) -> QueryEmbeddings:
     """Encode this process's captions, and gather the embeddings and tokens of all."""
     input_ids, embeddings, person_ids = [], [], []
+    run = _run_by("encoding captions", caption_batches, device)
+
+    def encode(ids: Tensor, mask: Tensor, at_most: int | None) -> Tensor:
+        return model.encode_text(ids, mask, at_most=at_most)[1]
+
     with progress(_num_rows(caption_batches), "encode captions", "captions") as bar:
         for batch in caption_batches:
             ids, mask = batch.text.input_ids, batch.text.attention_mask
-            embeddings.append(model.encode_text(ids.to(device), mask.to(device))[1].float().cpu())
+            embeddings.append(run(encode, *_sent(batch.text, device, model.text_encoder.sizes)).float().cpu())
             # a view would take its whole batch along to the other processes, so each row is copied
             input_ids += [row[:length].clone() for row, length in zip(ids, mask.sum(dim=1).tolist(), strict=True)]
             person_ids.append(batch.person_id)
             bar.advance(len(batch.person_id))
     return QueryEmbeddings(_of_all(input_ids), torch.cat(_of_all(embeddings)), torch.cat(_of_all(person_ids)))
+
+
+def _run_by(name: str, batches: DataLoader, device: torch.device) -> Callable[..., Any]:
+    """Calls a function with arguments: by CUDA graphs, or as it is."""
+    if device.type == "cuda" and len(batches) >= WORTH_A_GRAPH:
+        return Graphs(name)
+    return lambda function, *inputs: function(*inputs)
+
+
+def _sent(text: Texts, device: torch.device, sizes: BertSizes) -> tuple[Tensor, Tensor, int | None]:
+    """Ids and mask (B, L) on the device, and a bound on the tokens; for a GPU, L and the bound are one of a few."""
+    if not counting_is_free(device):
+        length = -(-text.input_ids.shape[1] // LENGTH_STEP) * LENGTH_STEP
+        padded = pad_texts(text, min(length, sizes.max_position_embeddings))
+        text = padded._replace(bucket=bucket_of([padded], [slice(None)]))
+    return text.input_ids.to(device), text.attention_mask.to(device), text.tokens().at_most
 
 
 def _own_rows(num_rows: int, process: Process) -> slice:

@@ -72,9 +72,14 @@ class PersonSearchModel(nn.Module):
         features = self.image_encoder(image)
         return features, F.normalize(self.vision_proj(features.pooled), dim=-1)
 
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[TextFeatures, Tensor]:
-        """Tokens (B, L) -> text-mode features and embedding (B, E), L2-normalised."""
-        features = self.text_encoder(input_ids, attention_mask)
+    def encode_text(
+        self, input_ids: Tensor, attention_mask: Tensor, *, at_most: int | None = None
+    ) -> tuple[TextFeatures, Tensor]:
+        """Tokens (B, L) -> text-mode features and embedding (B, E), L2-normalised.
+
+        at_most: number of tokens, or more, as in `dataset.texts.Places`.
+        """
+        features = self.text_encoder(input_ids, attention_mask, at_most=at_most)
         return features, self.embed_text(features)
 
     def embed_text(self, features: TextFeatures) -> Tensor:

@@ -2,13 +2,23 @@
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
+import dataset.texts
+from dataset.batches import CaptionBatch, collate
 from dataset.run_loaders import eval_loaders_of
+from dataset.texts import Texts
 from dataset.tokenizer import load_tokenizer
+from evaluation import retrieval
 from evaluation.metrics import mean_metrics, measure_queries, rank_gallery
-from evaluation.retrieval import Scores, measure, score_gallery
+from evaluation.retrieval import Scores, embed_captions, measure, score_gallery
 from models.build import build_model
+from tests.helpers.reranking import random_captions
+from tests.helpers.tiny_models import BERT, tiny_model
+from utils.cuda_graphs import shapes_of
 from utils.distributed import start
+
+CPU = torch.device("cpu")
 
 
 def measure_first_stage(scores):
@@ -70,3 +80,25 @@ def test_measures_of_a_small_case():
     assert measured.mAP == pytest.approx(100 * (1 + 2 / 3) / 2)
     assert measure_first_stage(scores).R1 == 0
     assert measure_first_stage(scores).mINP == pytest.approx(100 * 2 / 3)
+
+
+def test_captions_of_any_length_have_their_embeddings_from_a_few_sets_of_shapes(monkeypatch):
+    """As on a GPU: padded to a multiple of 16 tokens, and counted in eighths of that."""
+    model, captions = tiny_model("vit").eval(), random_captions()
+    texts = [Texts(ids, torch.ones_like(ids), torch.zeros_like(ids)) for ids in captions]
+    rows = [CaptionBatch(text, torch.tensor(number)) for number, text in enumerate(texts)]
+    batches = DataLoader(rows, batch_size=2, collate_fn=collate)
+    expected = embed_captions(model, batches, CPU)
+    shapes = []
+
+    def watched(name, batches, device):
+        assert name == "encoding captions"
+        return lambda function, *inputs: shapes.append(shapes_of(inputs)) or function(*inputs)
+
+    monkeypatch.setattr(dataset.texts, "COUNTING_IS_FREE", frozenset())
+    monkeypatch.setattr(retrieval, "_run_by", watched)
+    found = embed_captions(model, batches, CPU)
+    assert [ids.tolist() for ids in found.input_ids] == [ids.tolist() for ids in captions]
+    torch.testing.assert_close(found.embedding, expected.embedding, rtol=0, atol=1e-6)
+    assert {ids[:2] for ids, _, _ in shapes} == {(2, 16), (2, BERT.max_position_embeddings)}
+    assert {bound % 4 for (_, length, _), _, bound in shapes if length == 16} == {0}
