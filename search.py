@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gallery import Answer, Gallery
+from gallery import Answer, Filter, Gallery
 from gallery.indexing.commands import IndexingReport, add_images, build_index, remove_images
 from gallery.indexing.request import IndexingRequest
 from gallery.indexing.scan import not_read
@@ -81,13 +81,15 @@ def run_query(args: argparse.Namespace) -> None:
     if args.save and len(sentences) != 1:
         raise UserError("--save draws the answer to one sentence")
     with ExitStack() as stack:
+        where = Filter.parse(source=args.source, after=args.after, before=args.before, min_height=args.min_height)
         audit = AuditLog(args.audit_log)
         gallery = Gallery.open(args.index, checkpoint=args.checkpoint, engine=args.engine)
         stack.callback(gallery.close)
         for sentence in sentences:
-            answer = gallery.query(sentence, top=args.top, fast=args.fast)
+            answer = gallery.query(sentence, top=args.top, fast=args.fast, where=where, group=args.group)
             shown = [hit.image_id for hit in answer.hits]
-            audit.write("command line", "search", mode=answer.mode, query=sentence, shown=shown)
+            asked = {"query": sentence, **where.described()}
+            audit.write("command line", "search", mode=answer.mode, **asked, shown=shown)
             _print_answer(answer, gallery, args)
             if args.save:
                 from gallery.grid import save_grid  # matplotlib takes a while to load
@@ -180,8 +182,21 @@ def _add_query_options(query: argparse.ArgumentParser) -> None:
     query.set_defaults(run=run_query)
     query.add_argument("sentence", nargs="?")
     query.add_argument("--queries", type=Path, metavar="FILE", help="many sentences, one per line")
-    query.add_argument("--top", type=int, default=20, metavar="N", help="images to show (default: 20)")
+    query.add_argument("--top", type=int, default=20, metavar="N", help="results to show (default: 20)")
     query.add_argument("--fast", action="store_true", help="by similarity alone, without the matching head")
+    query.add_argument("--no-group", dest="group", action="store_false", help="each image, not each track or near copy")
+    query.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only from such recordings, e.g. 'cam1*'; also repeated",
+    )
+    query.add_argument(
+        "--after", metavar="TIME", help="only from then on, e.g. 2026-11-20T08:00 (the camera's local time)"
+    )
+    query.add_argument("--before", metavar="TIME", help="only until then")
+    query.add_argument("--min-height", type=float, metavar="PX", help="only people at least so high in the full frame")
     query.add_argument("--save", type=Path, metavar="FILE.png", help="draw the images found")
     query.add_argument("--json", action="store_true", help="one JSON object per sentence and line")
 

@@ -4,18 +4,21 @@
     for hit in Gallery.open("index").query("a man with a red backpack").hits:
         print(hit.path, hit.score)
 
-Packages, from low to high: store (the index on disk), encoding (the model), search (from a query to its hits), indexing
-(making and changing an index), service (the page and the HTTP interface). An *index* is always the folder on disk.
+Packages, from low to high: footage (from pictures and video to crops), store (the index on disk), encoding (the model),
+search (from a query to its hits), indexing (making and changing an index), service (the page and the HTTP interface).
+An *index* is always the folder on disk.
 """
 
 from typing import TYPE_CHECKING
 
-from gallery.answers import Answer, ChunkScore, Hit, WordHeat
+from gallery.answers import Answer, ChunkScore, Group, Hit, WordHeat
+from gallery.footage.origin import Origin
+from gallery.search.filters import Filter
 
 if TYPE_CHECKING:
     from gallery.gallery import Gallery
 
-__all__ = ["Answer", "ChunkScore", "Gallery", "Hit", "WordHeat"]
+__all__ = ["Answer", "ChunkScore", "Filter", "Gallery", "Group", "Hit", "Origin", "WordHeat"]
 
 
 def __getattr__(name: str) -> object:

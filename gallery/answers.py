@@ -1,8 +1,10 @@
 """The answers of a search: plain values that a page or another program can use. Imports no torch."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from gallery.footage.origin import Origin
 from utils.errors import UserError
 
 Mode = Literal["exact", "fast", "image"]
@@ -19,14 +21,27 @@ class ChunkScore(NamedTuple):
     score: float  # probability of the matching head, in [0, 1]
 
 
+class Group(NamedTuple):
+    """What a hit stands for: the crops of its track that pass the query's filter, and near-identical images."""
+
+    num_images: int  # in it, the hit among them
+    start_s: float | None  # seconds in the video, of the first crop of the hit's track; None = not from a video
+    end_s: float | None  # of the last one
+    start_clock: datetime | None  # the same as the camera's local time; None = not known
+    end_clock: datetime | None
+    near_copies: tuple[str, ...]  # ids of images of other tracks, or of none, that are near-identical to the hit
+
+
 class Hit(NamedTuple):
-    """One image of an answer."""
+    """One image of an answer; of an answer in groups, the best image of its group."""
 
     image_id: str  # 16 hexadecimal digits, made from the path, so that indexing again keeps it
     path: Path  # of the file
     score: float  # what orders the hits: the matching head's logit in mode exact, else the similarity
     similarity: float  # cosine of the two embeddings, in [-1, 1]
     chunks: tuple[ChunkScore, ...]  # in the order of the sentence; empty in modes fast and image
+    origin: Origin | None = None  # where it was cut from; None = a plain picture
+    group: Group | None = None  # None = the answer is not in groups
 
 
 class Answer(NamedTuple):

@@ -1,6 +1,5 @@
 """`Gallery`: an index and its model, and the queries that they answer."""
 
-import re
 import threading
 import time
 from pathlib import Path
@@ -10,16 +9,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gallery.answers import Answer, CannotAnswer, ChunkScore, Hit, Mode, WordHeat
+from gallery.answers import Answer, CannotAnswer, Mode, WordHeat
+from gallery.description import describe
 from gallery.encoding.checkpoints import checked_checkpoint
 from gallery.encoding.chunks import QueryChunks, chunks_of, no_chunks
 from gallery.encoding.encoder import Encoder, Sentence, best_device, pixels_of
 from gallery.encoding.pictures import IndexedImage, decode
+from gallery.footage.origin import Origin
+from gallery.search.filters import Filter
 from gallery.search.heat import word_heats
 from gallery.search.live import LiveIndex, View
+from gallery.search.nearest import key_of
+from gallery.search.ranking import Ranked, candidates, confidence_of, hits_of
 from gallery.search.second_stage import match_candidates
-from gallery.store.segments import image_id as id_of
-from gallery.store.store import UnknownImage
+from gallery.search.tracks import Track, track_around
+from gallery.store.sources import SourceInfo
 from models.attention_maps import word_attention
 from utils.config import stored_config
 
@@ -65,7 +69,9 @@ class Gallery:
     def __len__(self) -> int:
         return len(self._live.now().store)
 
-    def query(self, sentence: str, *, top: int = 20, fast: bool = False) -> Answer:
+    def query(
+        self, sentence: str, *, top: int = 20, fast: bool = False, where: Filter | None = None, group: bool = True
+    ) -> Answer:
         """The images that fit a sentence best.
 
         Args:
@@ -74,22 +80,26 @@ class Gallery:
             fast: order by similarity alone. Otherwise the matching head orders the eval.rerank_top_k most similar
                 images (or `top`, if that is more), and each hit says how well it fits each chunk of the sentence. If
                 eval.rerank_top_k is 0, every answer is a fast one.
-        Raises: CannotAnswer if the sentence is empty or top is not positive; UserError as `Gallery.open`.
+            where: only the images that pass take part.
+            group: one hit for all crops of a track and for near-identical images, namely the one most similar to the
+                sentence; `top` and eval.rerank_top_k then count such groups. Otherwise each image is a hit of its own.
+        Raises: CannotAnswer if the sentence is empty, top is not positive, or no source passes the filter; UserError as
+            `Gallery.open`.
         """
         begin = time.perf_counter()
-        _check_top(top)
+        view, where = self._view(top, where)
         with self._model:
             encoded = self._encoder.sentence(sentence)
-        view = self._live.now()
         mode: Mode = "fast" if fast or not self._rerank_top_k else "exact"
+        count = max(top, self._rerank_top_k) if mode == "exact" else top
+        ranked = candidates(view, encoded.vector, count, where=where, group=group)
         if mode == "exact":
-            hits = self._matched(view, encoded, _nearest(view, encoded.vector, max(top, self._rerank_top_k)))
-        else:
-            hits = _found(view, encoded.vector, top)
-        confidence, nothing = _confidence(view, hits, mode)
+            ranked = self._matched(view, encoded, ranked)
+        hits = hits_of(view, ranked[:top], where=where, group=group)
+        confidence, nothing = confidence_of(view, hits, mode)
         return Answer(
             sentence,
-            tuple(hits[:top]),
+            tuple(hits),
             nothing,
             confidence,
             time.perf_counter() - begin,
@@ -98,30 +108,29 @@ class Gallery:
             tuple(encoded.unknown_pieces),
         )
 
-    def query_image(self, image: Image.Image, *, top: int = 20) -> Answer:
+    def query_image(
+        self, image: Image.Image, *, top: int = 20, where: Filter | None = None, group: bool = True
+    ) -> Answer:
         """The images of people who look most like the one in a picture, by the similarity of the image vectors.
 
-        image: an open picture; its EXIF orientation is respected.
-        Raises: CannotAnswer if top is not positive; UserError as `Gallery.open`.
+        image: an open picture; its EXIF orientation is respected. Others: as for `query`.
+        Raises: CannotAnswer if top is not positive or no source passes the filter; UserError as `Gallery.open`.
         """
         begin = time.perf_counter()
-        _check_top(top)
+        view, where = self._view(top, where)
         pixels = pixels_of(image, self._encoder.image_size)
         with self._model:
             vector = self._encoder.images(pixels[None]).vectors[0]
-        hits = tuple(_found(self._live.now(), vector, top))
-        return Answer("", hits, None, None, time.perf_counter() - begin, "image")
+        return _alike(view, vector, top, where, group, begin)
 
-    def query_similar(self, image_id: str, *, top: int = 20) -> Answer:
-        """The same for an indexed image, by its vector in the index. Its own hit comes first.
+    def query_similar(self, image_id: str, *, top: int = 20, where: Filter | None = None, group: bool = True) -> Answer:
+        """The same for an indexed image, by its vector in the index. Its own hit comes first, if it passes the filter.
 
         Raises: UnknownImage (a KeyError) if there is no such image; otherwise as `query_image`.
         """
         begin = time.perf_counter()
-        _check_top(top)
-        view = self._live.now()
-        hits = tuple(_found(view, view.store.vector(_key_of(view, image_id)), top))
-        return Answer("", hits, None, None, time.perf_counter() - begin, "image")
+        view, where = self._view(top, where)
+        return _alike(view, view.store.vector(key_of(view, image_id)), top, where, group, begin)
 
     def explain(self, sentence: str, image_id: str) -> list[WordHeat]:
         """Where in an indexed image the model looks for each word of a sentence.
@@ -141,34 +150,32 @@ class Gallery:
     def image(self, image_id: str) -> IndexedImage:
         """An indexed image. Raises: UnknownImage (a KeyError) if no image has this id."""
         view = self._live.now()
-        return IndexedImage.of(Path(view.store.manifest.root), view.store.image(_key_of(view, image_id)))
+        return IndexedImage.of(Path(view.store.manifest.root), view.store.image(key_of(view, image_id)))
 
     def image_path(self, image_id: str) -> Path:
         """The file of an indexed image. Raises: UnknownImage (a KeyError) if no image has this id."""
         return self.image(image_id).path
 
+    def origin(self, image_id: str) -> Origin | None:
+        """Where an indexed image was cut from; None = a plain picture. Raises: UnknownImage (a KeyError)."""
+        view = self._live.now()
+        return view.store.origin(key_of(view, image_id))
+
+    def track(self, image_id: str, *, limit: int = 100) -> Track | None:
+        """The crops around an indexed image in its track, at most `limit`; None = a plain picture.
+
+        Raises: UnknownImage (a KeyError).
+        """
+        view = self._live.now()
+        return track_around(view, key_of(view, image_id), limit)
+
+    def sources(self) -> list[SourceInfo]:
+        """The pictures and videos that the images were cut from, by name; empty for an index of plain pictures."""
+        return self._live.now().store.sources
+
     def describe(self) -> dict[str, Any]:
         """The index, its model and its engine, as values for JSON."""
-        view = self._live.now()
-        manifest, config = view.store.manifest, self._encoder.config
-        image, text = config.model.image_encoder, config.model.text_encoder
-        image_name = image.name or f"{image.kind}, width {image.embed_dim}, {image.depth} layers"
-        return {
-            "images": len(view.store),
-            "root": manifest.root,
-            "model": f"{image_name}; {text.name}",
-            "checkpoint": manifest.checkpoint.path,
-            "checkpoint_sha256": manifest.checkpoint.sha256,
-            "image_size": list(config.dataset.image_size),
-            "embedding_width": manifest.width,
-            "second_stage": f"the matching head orders the first {self._rerank_top_k}"
-            if self._rerank_top_k
-            else "none: eval.rerank_top_k is 0, so that exact gives the order of fast",
-            "image_tokens": "kept" if manifest.token_shape else "not kept",
-            "calibrated": view.calibration is not None,
-            "engine": manifest.engine or "faiss",
-            "device": str(self._encoder.device),
-        }
+        return describe(self._live.now(), self._encoder.config, self._encoder.device)
 
     def close(self) -> None:
         """Release the engine."""
@@ -177,52 +184,27 @@ class Gallery:
     def _chunks(self, sentence: Sentence) -> QueryChunks:
         return chunks_of(sentence.text, sentence.encoded) if self._scores_chunks else no_chunks(sentence.encoded)
 
-    def _matched(self, view: View, sentence: Sentence, found: dict[int, float]) -> list[Hit]:
-        """Hits ordered by the matching head, with the scores of their chunks. found: similarities by key."""
-        chunks = self._chunks(sentence)
+    def _view(self, top: int, where: Filter | None) -> tuple[View, Filter | None]:
+        """The current view, and the filter if it leaves out anything. Raises: CannotAnswer."""
+        if top < 1:
+            raise CannotAnswer(f"top must be at least 1, got {top}")
+        view = self._live.now()
+        if not where:
+            return view, None
+        where.chosen_sources(view.store)
+        return view, where
+
+    def _matched(self, view: View, sentence: Sentence, ranked: list[Ranked]) -> list[Ranked]:
+        """Candidates ordered by the matching head, with the scores of their chunks."""
+        chunks, found = self._chunks(sentence), {each.found.key: each.found for each in ranked}
         with self._model:
             matches = match_candidates(self._encoder, view.store, sentence, chunks, list(found))
-        hits = [_hit(view, key, match.score, found[key], match.chunks) for key, match in matches.items()]
-        return sorted(hits, key=lambda hit: hit.score, reverse=True)
+        matched = [Ranked(found[key], match.score, match.chunks) for key, match in matches.items()]
+        return sorted(matched, key=lambda each: each.score, reverse=True)
 
 
-def _nearest(view: View, vector: np.ndarray, k: int) -> dict[int, float]:
-    """Similarities of the k nearest rows by key, best first."""
-    if not np.isfinite(vector).all():
-        raise CannotAnswer("the model makes no finite numbers of this query, so nothing can be compared with it")
-    if len(view.store) == 0:
-        return {}
-    found = view.engine.search(vector[None], min(k, len(view.store)))
-    return dict(zip(found.key[0].tolist(), found.similarity[0].tolist(), strict=True))
-
-
-def _found(view: View, vector: np.ndarray, top: int) -> list[Hit]:
-    """Hits ordered by similarity."""
-    return [_hit(view, key, similarity, similarity) for key, similarity in _nearest(view, vector, top).items()]
-
-
-def _hit(view: View, key: int, score: float, similarity: float, chunks: tuple[ChunkScore, ...] = ()) -> Hit:
-    path = view.store.image(key).path
-    return Hit(id_of(path), Path(view.store.manifest.root) / path, score, similarity, chunks)
-
-
-def _confidence(view: View, hits: list[Hit], mode: Mode) -> tuple[float | None, bool | None]:
-    """Probability that the person is in the gallery, and whether it is below the threshold; None = not calibrated."""
-    calibration = view.calibration
-    order = None if calibration is None else calibration.exact if mode == "exact" else calibration.fast
-    if order is None or not hits:
-        return None, None
-    probability = order.probability(hits[0].score)
-    return probability, probability < order.threshold
-
-
-def _key_of(view: View, image_id: str) -> int:
-    """The key of an image id, which must be written exactly as in answers: no prefix, capitals or blanks."""
-    if not re.fullmatch(r"[0-9a-f]{16}", image_id):
-        raise UnknownImage(f"{image_id!r} is not an image id")
-    return view.store.key_of(int(image_id, 16))
-
-
-def _check_top(top: int) -> None:
-    if top < 1:
-        raise CannotAnswer(f"top must be at least 1, got {top}")
+def _alike(view: View, vector: np.ndarray, top: int, where: Filter | None, group: bool, begin: float) -> Answer:
+    """The answer to a picture's vector (E,). begin: of the query, by time.perf_counter."""
+    ranked = candidates(view, vector, top, where=where, group=group)
+    hits = hits_of(view, ranked, where=where, group=group)
+    return Answer("", tuple(hits), None, None, time.perf_counter() - begin, "image")

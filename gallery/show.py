@@ -1,6 +1,7 @@
 """Answers as text: a table in the terminal for people, a line of JSON for programs."""
 
-from pathlib import Path
+from datetime import datetime
+from pathlib import Path, PurePosixPath
 from string import ascii_lowercase
 from typing import Any
 
@@ -8,14 +9,18 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gallery.answers import Answer, Mode
+from gallery.answers import Answer, Hit, Mode
 
 SCORES: dict[Mode, str] = {"exact": "match", "fast": "similarity", "image": "similarity"}  # what Hit.score is
+TO_SECONDS = "%Y-%m-%d %H:%M:%S"
 FITS = 0.5  # a chunk with at least this probability is shown as fitting
 
 
 def as_table(answer: Answer, root: Path) -> Table:
-    """Rank, path below root, score, and how well each chunk fits, in percent; the caption explains their letters."""
+    """Rank, path below root, score, and how well each chunk fits, in percent; the caption explains their letters.
+
+    Where the index knows it: how many images a result stands for, which recording it is from, and when.
+    """
     chunks = list(zip(ascii_lowercase, answer.hits[0].chunks if answer.hits else (), strict=False))
     caption = Text("   ".join(f"{letter}: {chunk.text}" for letter, chunk in chunks))
     table = Table(title=Text(answer.query), caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
@@ -25,9 +30,20 @@ def as_table(answer: Answer, root: Path) -> Table:
     table.add_column(SCORES[answer.mode], justify="right")
     for letter, _ in chunks:
         table.add_column(letter, justify="right")
+    counts = any(hit.group is not None and hit.group.num_images > 1 for hit in answer.hits)
+    moments = any(hit.origin is not None for hit in answer.hits)
+    if counts:
+        table.add_column("images", justify="right")
+    if moments:
+        table.add_column("from", overflow="fold")
+        table.add_column("when", overflow="fold")
     for rank, hit in enumerate(answer.hits, start=1):
+        more = [str(hit.group.num_images if hit.group else 1)] if counts else []
+        more += [PurePosixPath(hit.origin.source).name if hit.origin else "", when(hit)] if moments else []
         fits = [Text(f"{chunk.score:.0%}", "green" if chunk.score >= FITS else "dim") for chunk in hit.chunks]
-        table.add_row(str(rank), Text(str(_below(root, hit.path))), f"{hit.score:.3f}", *fits[: len(chunks)])
+        table.add_row(
+            str(rank), Text(str(_below(root, hit.path))), f"{hit.score:.3f}", *fits[: len(chunks)], *map(Text, more)
+        )
     return table
 
 
@@ -56,13 +72,34 @@ def confidence(answer: Answer) -> str:
     return f"nothing matches: {probability} only" if answer.nothing_matches else probability
 
 
+def when(hit: Hit) -> str:
+    """The time span of a hit: the camera's local time if that is known, else seconds of the video; "" = neither."""
+    if hit.origin is None:
+        return ""
+    own, group = hit.origin, hit.group
+    if own.clock is not None:
+        start, end = (group.start_clock or own.clock, group.end_clock or own.clock) if group else (own.clock, own.clock)
+        until = "" if start == end else f" - {end:%H:%M:%S}" if start.date() == end.date() else f" - {end:{TO_SECONDS}}"
+        return f"{start:{TO_SECONDS}}{until}"
+    if own.time_s is None:
+        return ""
+    start_s, end_s = (group.start_s, group.end_s) if group else (own.time_s, own.time_s)
+    return f"{start_s:.1f} s" if start_s == end_s else f"{start_s:.1f} - {end_s:.1f} s"
+
+
 def as_json(answer: Answer) -> dict[str, Any]:
     """Plain values for JSON; the keys are the names of the tuples' fields."""
-    hits = [
-        {**hit._asdict(), "path": str(hit.path), "chunks": [chunk._asdict() for chunk in hit.chunks]}
-        for hit in answer.hits
-    ]
-    return {**answer._asdict(), "hits": hits}
+    return {name: _plain(value) for name, value in answer._asdict().items()}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "_asdict"):
+        return {name: _plain(part) for name, part in value._asdict().items()}
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, Path) else value
 
 
 def _below(root: Path, path: Path) -> Path:

@@ -8,6 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from gallery.encoding.checkpoints import checked_checkpoint, stamp_of
+from gallery.footage.origin import Origin
+from gallery.footage.table import read_table
 from gallery.indexing.encode_parts import Work, commit_unencoded, encode_parts
 from gallery.indexing.request import IndexingRequest, check_loss, commit_request, open_writer
 from gallery.indexing.scan import Changes, Found, Unreadable, compare, listed, relative, walk
@@ -22,7 +24,7 @@ class IndexingReport(NamedTuple):
     """What a run did, as numbers of images."""
 
     encoded: int
-    touched: int  # only the file's time has changed
+    touched: int  # only the file's time or the origin has changed
     removed: int
     unchanged: int
     kept: int  # could not be checked, so they stay in the index
@@ -47,7 +49,9 @@ def build_index(request: IndexingRequest, process: Process) -> IndexingReport:
             writer = stack.enter_context(open_writer(request, found, old, stamp))
             excluded = set(writer.store.manifest.excluded)
             wanted = found._replace(images=[image for image in found.images if image.path not in excluded])
-            task = _Task(found.unreadable, found.other_kinds, compare(writer.store, wanted, request.images))
+            origins = read_table(request.images)
+            changes = compare(writer.store, wanted, request.images, origins=origins)
+            task = _Task(found.unreadable, found.other_kinds, changes, origins)
             if not request.prune:
                 check_loss(request, writer.store, found, task.changes)
             commit_request(request, writer, stamp)
@@ -70,8 +74,9 @@ def add_images(index: Path, paths: Sequence[str], process: Process, checkpoint: 
             stamp = stamp_of(checked_checkpoint(manifest, checkpoint), manifest.checkpoint)
             found = _below(Path(manifest.root), paths)
             names = frozenset(image.path for image in found.images)
-            changes = compare(writer.store, found, Path(manifest.root), within=names)
-            task = _Task(found.unreadable, found.other_kinds, changes)
+            origins = read_table(Path(manifest.root))
+            changes = compare(writer.store, found, Path(manifest.root), origins=origins, within=names)
+            task = _Task(found.unreadable, found.other_kinds, changes, origins)
             writer.commit(excluded=[path for path in manifest.excluded if path not in names], checkpoint=stamp)
         return _update(index, process, writer, task)
 
@@ -104,6 +109,7 @@ class _Task(NamedTuple):
     unreadable: list[Unreadable]
     other_kinds: Counter[str]
     changes: Changes
+    origins: dict[str, Origin]  # of all images that the folder's table names, by path
 
 
 def _update(index: Path, process: Process, writer: StoreWriter | None, task: _Task | None) -> IndexingReport:
@@ -111,8 +117,10 @@ def _update(index: Path, process: Process, writer: StoreWriter | None, task: _Ta
     begin = time.perf_counter()
     work = None
     if writer is not None and task is not None:
-        commit_unencoded(writer, task.changes)
-        work = Work(writer.store.manifest, task.changes.encode)
+        commit_unencoded(writer, task.changes, task.origins)
+        encode = task.changes.encode
+        origins = {path: task.origins[path] for path in encode if path in task.origins}
+        work = Work(writer.store.manifest, encode, origins)
     shared = gather_objects(work)[0]
     unreadable = encode_parts(index, shared, process, writer)
     report = None

@@ -6,7 +6,7 @@ Under torchrun, each process encodes its share of a part into its own segment, a
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -20,8 +20,10 @@ from dataset.images import start_worker
 from gallery.encoding.checkpoints import checked_checkpoint
 from gallery.encoding.encoder import EncodedImages, Encoder, pixels_of
 from gallery.encoding.pictures import UnreadablePicture, decode
+from gallery.footage.origin import Origin
 from gallery.indexing.scan import Changes, Unreadable, not_looked_at
 from gallery.store.manifest import Manifest, SegmentEntry
+from gallery.store.origins import NO_ORIGINS
 from gallery.store.segments import ImageFile, SegmentWriter
 from gallery.store.writer import ROWS_AT_A_TIME, StoreWriter
 from utils.config import stored_config
@@ -40,6 +42,7 @@ class Work(NamedTuple):
 
     manifest: Manifest
     paths: list[str]  # to encode, relative to the manifest's root
+    origins: Mapping[str, Origin] = NO_ORIGINS  # where they come from, by path
 
 
 class _Part(NamedTuple):
@@ -74,7 +77,9 @@ def encode_parts(index: Path, work: Work, process: Process, writer: StoreWriter 
             segment = SegmentWriter(index, serial + process.rank, token_shape=work.manifest.token_shape)
             share = paths[process.rank :: process.world_size]
             root = Path(work.manifest.root)
-            own = _encode(encoder, root, share, segment, lambda count: bar.advance(count * process.world_size))
+            own = _encode(
+                encoder, root, share, work.origins, segment, lambda count: bar.advance(count * process.world_size)
+            )
             parts = gather_objects(own)
             bad = [image for part in parts for image in part.unreadable]
             if writer is not None:
@@ -87,21 +92,26 @@ def encode_parts(index: Path, work: Work, process: Process, writer: StoreWriter 
     return unreadable
 
 
-def commit_unencoded(writer: StoreWriter, changes: Changes) -> None:
-    """Commit the changes that need no encoding: images that are gone or were only touched."""
+def commit_unencoded(writer: StoreWriter, changes: Changes, origins: Mapping[str, Origin]) -> None:
+    """Commit the changes that need no encoding: images that are gone or were only touched. origins: by path."""
     added = []
     if changes.touched:
         segment = writer.write_segment(writer.store.manifest.next_serial)
         touched = iter(changes.touched.items())
         while some := dict(islice(touched, ROWS_AT_A_TIME)):
-            writer.copy_rows(segment, some)
+            writer.copy_rows(segment, some, origins)
         added.append(segment.close())
     if added or changes.gone:
         writer.commit(added, removed=changes.gone)
 
 
 def _encode(
-    encoder: Encoder, root: Path, paths: Sequence[str], segment: SegmentWriter, advance: Callable[[int], None]
+    encoder: Encoder,
+    root: Path,
+    paths: Sequence[str],
+    origins: Mapping[str, Origin],
+    segment: SegmentWriter,
+    advance: Callable[[int], None],
 ) -> _Part:
     """Encode the images of one process into its segment. advance: called with the size of each batch."""
     begin = time.perf_counter()
@@ -118,22 +128,22 @@ def _encode(
         for bad in batch.unreadable:
             logger.warning("left out: %s: %s", bad.path, bad.reason)
         if batch.images:
-            unreadable += _append(batch, encoder.images(batch.pixels), segment)
+            unreadable += _append(batch, encoder.images(batch.pixels), origins, segment)
         advance(len(batch.images) + len(batch.unreadable))
     return _Part(segment.close(), unreadable, time.perf_counter() - begin)
 
 
-def _append(batch: _Batch, encoded: EncodedImages, segment: SegmentWriter) -> list[Unreadable]:
+def _append(
+    batch: _Batch, encoded: EncodedImages, origins: Mapping[str, Origin], segment: SegmentWriter
+) -> list[Unreadable]:
     """Add the images of which the model makes finite numbers; returns the others."""
     tokens = encoded.tokens.half().cpu().numpy() if segment.token_shape else None
     finite = np.isfinite(encoded.vectors).all(axis=1)
     if tokens is not None:
         finite &= np.isfinite(tokens).all(axis=(1, 2))
-    if finite.all():
-        segment.append(batch.images, encoded.vectors, tokens)
-        return []
+        tokens = tokens[finite]
     good = [image for image, is_good in zip(batch.images, finite, strict=True) if is_good]
-    segment.append(good, encoded.vectors[finite], None if tokens is None else tokens[finite])
+    segment.append(good, encoded.vectors[finite], tokens, [origins.get(image.path) for image in good])
     bad = [image.path for image, is_good in zip(batch.images, finite, strict=True) if not is_good]
     for path in bad:
         logger.warning("left out: %s: %s", path, NOT_FINITE)

@@ -3,10 +3,12 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from gallery.footage.origin import Origin
+from gallery.store.origins import NO_ORIGINS
 from gallery.store.segments import ImageFile
 from gallery.store.store import Store
 from utils.errors import UserError
@@ -44,7 +46,7 @@ class Changes(NamedTuple):
     """What to do to bring an index up to date with a folder."""
 
     encode: list[str]  # paths of the images that are new or have other content
-    touched: dict[int, ImageFile]  # by key: images of which only the file's time has changed
+    touched: dict[int, ImageFile]  # by key: images of which only the file's time or the origin has changed
     gone: list[int]  # keys of the images that no longer exist
     unchanged: int
     kept: int  # images that could not be checked and stay in the index
@@ -90,9 +92,17 @@ def relative(root: Path, path: str) -> str:
     return PurePosixPath(inside).as_posix()
 
 
-def compare(store: Store, found: Found, root: Path, *, within: frozenset[str] | None = None) -> Changes:
+def compare(
+    store: Store,
+    found: Found,
+    root: Path,
+    *,
+    origins: Mapping[str, Origin] = NO_ORIGINS,
+    within: frozenset[str] | None = None,
+) -> Changes:
     """Compare an index with a folder: size and time first; if only the time differs, the hash of the file decides.
 
+    origins: where the images come from, by path. An image that has none keeps the one in the index.
     within: only images at these paths can be gone; None = any image that was not found is gone.
     """
     images = {image.path: image for image in found.images}
@@ -108,7 +118,10 @@ def compare(store: Store, found: Found, root: Path, *, within: frozenset[str] | 
             elif within is None or old.path in within:
                 gone.append(key)
         elif (new.size, new.mtime_ns) == (old.size, old.mtime_ns):
-            known += 1
+            if old.path in origins and origins[old.path] != store.origin(key):
+                touched[key] = old
+            else:
+                known += 1
         elif new.size == old.size and (digest := sha256_of(root / old.path)) == old.sha256:
             touched[key] = ImageFile(*new, digest)
         else:

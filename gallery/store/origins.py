@@ -5,10 +5,11 @@ A segment has these files if one of its rows has an origin, and its entry in the
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ ORIGIN = np.dtype(
 )
 NO_SOURCE = -1
 NOTHING = np.iinfo(np.int64).min
+NO_ORIGINS: Mapping[str, Origin] = MappingProxyType({})  # by path
 EPOCH, MILLISECOND = datetime(1970, 1, 1), timedelta(milliseconds=1)
 
 
@@ -58,7 +60,7 @@ class OriginsWriter:
 
     def append(self, origins: Sequence[Origin | None]) -> None:
         records = np.zeros(len(origins), ORIGIN)
-        records["source"] = NO_SOURCE
+        records["source"], records["track"] = NO_SOURCE, NOTHING
         for record, origin in zip(records, origins, strict=True):
             if origin is None:
                 continue
@@ -104,6 +106,13 @@ class Origins:
             score=None if math.isnan(score) else score,
             track=None if track == NOTHING else track,
         )
+
+    def tracks(self, rows: np.ndarray) -> tuple[list[TrackKey | None], np.ndarray]:
+        """The tracks of rows (n,), each once, and the number of each row's own among them (n,)."""
+        pairs = np.stack([self.records["source"][rows], self.records["track"][rows]], axis=1)
+        own, inverse = np.unique(pairs, axis=0, return_inverse=True)
+        tracks = [TrackKey(self.sources[source], track) if track != NOTHING else None for source, track in own.tolist()]
+        return tracks, inverse.reshape(-1)
 
     def rows_of(self, key: TrackKey) -> np.ndarray:
         """Numbers of the rows of a track (m,), by frame; removed rows as well."""

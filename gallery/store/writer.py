@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from gallery.footage.origin import Origin
 from gallery.store.manifest import FILE, Manifest, SegmentEntry, read_manifest, write_manifest
+from gallery.store.origins import NO_ORIGINS
 from gallery.store.segments import ImageFile, Segment, SegmentWriter, segment_folder
 from gallery.store.store import KEYS_PER_SEGMENT, Store
 from utils.errors import UserError
@@ -23,7 +23,6 @@ SMALL_ROWS = 2**12  # segments with fewer live rows are merged once there are mo
 MANY_SMALL = 16
 MOSTLY_REMOVED = 0.25  # a segment with a larger share of removed rows is rewritten
 ROWS_AT_A_TIME = 64
-NO_ORIGINS: Mapping[str, Origin] = MappingProxyType({})
 LEFT_BY_A_CRASH = frozenset({"lock", f"{FILE}.tmp"})  # all that can be there before the first manifest
 
 
