@@ -1,5 +1,6 @@
 """Search your own pictures of people with a sentence.
 
+python search.py crop --source camera.mp4 photos/ --out CROPS
 python search.py index --images DIR --checkpoint best.pth --index OUT
 python search.py query "a man with a red backpack" --index OUT
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gallery import Answer, Filter, Gallery
+from gallery.footage.command_line import add_crop_options, crop_as_told, told
 from gallery.indexing.commands import IndexingReport, add_images, build_index, remove_images
 from gallery.indexing.request import IndexingRequest
 from gallery.indexing.scan import not_read
@@ -29,6 +31,7 @@ from utils.files import save_json
 from utils.log import one_line_errors, set_up_logging
 from utils.pretrained import find_weights
 
+SOURCE_HELP = "pictures, videos, folders of them, globs such as 'cams/*.mp4'"
 CONFIG_HELP = "its configuration, where the checkpoint does not hold it"
 
 
@@ -37,9 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.run(args)
 
 
+def run_crop(args: argparse.Namespace) -> None:
+    set_up_logging()
+    _print_crops(args, args.out)
+
+
 def run_index(args: argparse.Namespace) -> None:
     process = start()
     set_up_logging(is_main=process.is_main)
+    if args.source:
+        if process.world_size > 1:
+            raise UserError("one process crops: run `search.py crop` first, then `index --images CROPS` under torchrun")
+        args.images = args.crops or args.index.with_name(f"{args.index.name}-crops")
+        _print_crops(args, args.images)
     request = IndexingRequest(
         images=args.images,
         checkpoint=find_weights(args.checkpoint),
@@ -130,6 +143,7 @@ def run_serve(args: argparse.Namespace) -> None:
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    crop = commands.add_parser("crop", help="cut people out of pictures and videos")
     index = commands.add_parser("index", help="make an index of a folder, or bring it up to date")
     add = commands.add_parser("add", help="add images or folders below the folder that was indexed")
     remove = commands.add_parser("remove", help="remove images or folders; they stay out until they are added")
@@ -137,6 +151,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     serve = commands.add_parser("serve", help="a search page and a JSON API")
     calibrate_command = commands.add_parser("calibrate", help="learn on val when nothing matches")
 
+    _add_crop_command(crop)
     _add_index_options(index)
     _add_paths(add, remove)
     _add_query_options(query)
@@ -153,9 +168,19 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _add_crop_command(crop: argparse.ArgumentParser) -> None:
+    crop.set_defaults(run=run_crop)
+    crop.add_argument("--source", nargs="+", required=True, metavar="PATH", help=SOURCE_HELP)
+    crop.add_argument("--out", type=Path, required=True, metavar="CROPS", help="folder for the crops and their table")
+    add_crop_options(crop)
+
+
 def _add_index_options(index: argparse.ArgumentParser) -> None:
     index.set_defaults(run=run_index)
-    index.add_argument("--images", type=Path, required=True, metavar="DIR", help="jpg, jpeg, png, webp; also nested")
+    pictures = index.add_mutually_exclusive_group(required=True)
+    pictures.add_argument("--images", type=Path, metavar="DIR", help="jpg, jpeg, png, webp; also nested")
+    pictures.add_argument("--source", nargs="+", metavar="PATH", help=f"crop people first: {SOURCE_HELP}")
+    index.add_argument("--crops", type=Path, metavar="CROPS", help="folder for them (default: OUT-crops, beside OUT)")
     index.add_argument("--checkpoint", required=True, metavar="PATH", help="best.pth of a run, say")
     index.add_argument("--config", type=Path, help=CONFIG_HELP)
     index.add_argument("--list", type=Path, metavar="FILE", help="only these images: one path per line, below DIR")
@@ -168,6 +193,7 @@ def _add_index_options(index: argparse.ArgumentParser) -> None:
     index.add_argument(
         "--prune", action="store_true", help="also if most images are not found any more, or DIR is another folder"
     )
+    add_crop_options(index)
 
 
 def _add_paths(add: argparse.ArgumentParser, remove: argparse.ArgumentParser) -> None:
@@ -220,6 +246,12 @@ def _add_calibrate_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--checkpoint", required=True, metavar="PATH")
     command.add_argument("--config", type=Path, help=CONFIG_HELP)
     command.add_argument("--root", type=Path, help="folder of its data set, if not where it was in training")
+
+
+def _print_crops(args: argparse.Namespace, out: Path) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for line in told(crop_as_told(args, out), out):
+        console.print(line, markup=False)
 
 
 def _print_report(report: IndexingReport, index: Path) -> None:
