@@ -2,20 +2,24 @@
 
 Every caption is searched twice: with its person in the gallery, and with that person's images left out. The two best
 scores are one example each of "present" and "absent". A logistic regression separates them; its quality is measured on
-people who were not used to fit it.
+people who were not used to fit it. The words of the training captions that no dictionary has are noted beside it.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from dataset.run_loaders import eval_loaders_of
+from dataset.captions import clean_caption
+from dataset.run_loaders import eval_loaders_of, split_records
 from evaluation.retrieval import Scores, score_gallery
 from gallery.encoding.checkpoints import config_of, stamp_of
 from gallery.encoding.encoder import Encoder
 from gallery.search.calibration import Calibration, OrderCalibration
+from gallery.search.words import learned_words
+from utils.config import Config
 from utils.distributed import Process
 from utils.errors import UserError
 
@@ -63,7 +67,14 @@ def calibrate(checkpoint: Path, config_path: Path | None, root: Path | None, pro
         num_images=len(scores.image_person_id),
         fast=fit(best_scores(scores, 0), people),
         exact=fit(best_scores(scores, top_k), people) if top_k else None,
+        learned_words=learned_words(_training_captions(config)),
     )
+
+
+def _training_captions(config: Config) -> Iterator[str]:
+    for record in split_records(config, "train"):
+        for caption in record.captions:
+            yield clean_caption(caption, config.dataset.max_words)
 
 
 def best_scores(scores: Scores, top_k: int) -> BestScores:

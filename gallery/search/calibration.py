@@ -5,7 +5,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Calibration:
     num_images: int
     fast: OrderCalibration
     exact: OrderCalibration | None  # None: the model has no second stage
+    learned_words: list[str] = field(default_factory=list)  # of the training captions (gallery.search.words)
 
 
 def calibration_from(values: dict[str, Any]) -> Calibration:
