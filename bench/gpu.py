@@ -3,6 +3,7 @@
     python -m bench.gpu --seconds 600         what fits in ten minutes, the most valuable steps first
     python -m bench.gpu                       all steps
     python -m bench.gpu mixer train_step      some steps
+    python -m bench.gpu --dry-run             all steps with small sizes on a CPU, to see that they work
 
 Each step is a command with a limit of its own, cut to what is left of --seconds; a step for which too little is left is
 skipped. Its output is shown, and written line by line to FOLDER/DATE-gpu-STEP.md with the command, the card and the
@@ -32,17 +33,43 @@ import torch
 class Step(NamedTuple):
     command: str  # arguments of python
     limit: float  # seconds
+    small: str  # the same for a dry run
 
 
-MIXER = "-m bench.scan --mixer --batches 8 64 --widths 384 768 --lengths 197 577 --repeats 5"
 STEPS = {  # in the order of their value
-    "tests": Step("-m pytest -m gpu tests/unit -vv --tb=short", 120),
-    "train_step": Step("-m bench.train_step --device cuda --batches 8 64 --plain 8", 180),
-    "mixer": Step(MIXER, 60),
-    "encoder": Step("-m bench.encoder --widths base small --sizes 224 768 --repeats 3", 60),
-    "evaluate": Step("-m bench.evaluate --device cuda", 120),
-    "loader": Step("-m bench.loader --sizes 224 --workers 0 8", 60),
-    "scan": Step("-m bench.scan --batches 8 64 --widths 384 768 --lengths 129 197 577 --repeats 3", 120),
+    "tests": Step(
+        "-m pytest -m gpu tests/unit -vv --tb=short", 120, "-m pytest -m gpu tests/unit/evaluation --collect-only -q"
+    ),
+    "train_step": Step(
+        "-m bench.train_step --device cuda --batches 8 64 --plain 8",
+        180,
+        "-m bench.train_step --device cpu --cases demo --batches 2 4 --plain 2 --repeats 1",
+    ),
+    "mixer": Step(
+        "-m bench.scan --mixer --batches 8 64 --widths 384 768 --lengths 197 577 --repeats 5",
+        60,
+        "-m bench.scan --device cpu --mixer --batches 1 2 --widths 32 --lengths 17 --repeats 1",
+    ),
+    "encoder": Step(
+        "-m bench.encoder --widths base small --sizes 224 768 --repeats 3",
+        60,
+        "-m bench.encoder --device cpu --widths tiny --sizes 32 --batch 1 --repeats 1",
+    ),
+    "evaluate": Step(
+        "-m bench.evaluate --device cuda",
+        120,
+        "-m bench.evaluate --gallery 4 --top-k 2 --plain-queries 1 --images 1 --small-gallery 8",
+    ),
+    "loader": Step(
+        "-m bench.loader --sizes 224 --workers 0 8",
+        60,
+        "-m bench.loader --sizes 32 --workers 0 1 --pictures 16 --batch-size 4 --repeats 1",
+    ),
+    "scan": Step(
+        "-m bench.scan --batches 8 64 --widths 384 768 --lengths 129 197 577 --repeats 3",
+        120,
+        "-m bench.scan --device cpu --batches 1 --widths 32 --lengths 17 33 --repeats 1",
+    ),
 }
 LEAST = 15.0  # seconds that a step needs to print anything
 PACKAGES = ("torch", "triton", "transformers", "timm", "mamba-ssm", "causal-conv1d")
@@ -53,33 +80,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(STEPS)} (default: all)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("bench/results"))
     parser.add_argument("--seconds", type=float, metavar="N", default=float("inf"), help="for all steps (default: any)")
+    parser.add_argument("--dry-run", action="store_true", help="small sizes on a CPU; what they print means nothing")
     args = parser.parse_args(arguments)
     unknown = [step for step in args.steps if step not in STEPS]
     if unknown:
         parser.error(f"no step {unknown[0]!r}: choose from {', '.join(STEPS)}")
-    if not torch.cuda.is_available():
-        parser.error("no CUDA device is visible; the benches by themselves also measure on a CPU")
+    if not (args.dry_run or torch.cuda.is_available()):
+        parser.error(
+            "no CUDA device is visible; the benches by themselves also measure on a CPU, and so does --dry-run"
+        )
     args.out.mkdir(parents=True, exist_ok=True)
     end, failed = time.monotonic() + args.seconds, False
     for name in args.steps or STEPS:
-        command, limit = STEPS[name]
+        command, limit = STEPS[name].small if args.dry_run else STEPS[name].command, STEPS[name].limit
         left = end - time.monotonic()
         if left < LEAST:
             print(f"== {name}: skipped, {max(left, 0):.0f} s are left", flush=True)
             failed = True
             continue
         print(f"\n== {name}: python {command}", flush=True)
-        path = args.out / f"{date.today().isoformat()}-gpu-{name}.md"
+        kind, where = ("dry-run", "a CPU, dry run") if args.dry_run else ("gpu", torch.cuda.get_device_name())
+        path = args.out / f"{date.today().isoformat()}-{kind}-{name}.md"
         with path.open("w", encoding="utf-8") as page:
-            ending, fault = write_page(page, name, command, min(limit, left))
+            ending, fault = write_page(page, f"{name} on {where}", command, min(limit, left))
         failed = failed or fault
         print(f"== {name}: {ending}, {path}", flush=True)
     return int(failed)
 
 
-def write_page(page: TextIO, name: str, command: str, limit: float) -> tuple[str, bool]:
+def write_page(page: TextIO, title: str, command: str, limit: float) -> tuple[str, bool]:
     """Run a step and write its page as it goes. Returns: how it ended, and whether that is a fault."""
-    print(f"# {name} on {torch.cuda.get_device_name()}\n", file=page)
+    print(f"# {title}\n", file=page)
     print(f"`python {command}`, {date.today().isoformat()}\n\n{versions()}\n\n```", file=page, flush=True)
     begin = time.monotonic()
     fault = run([sys.executable, *shlex.split(command)], limit, page)
