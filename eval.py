@@ -14,6 +14,9 @@ from rich.console import Console
 from dataset.run_loaders import eval_loaders_of
 from dataset.tokenizer import load_tokenizer
 from evaluation.comparison import compare_files, comparison_json, comparison_table
+from evaluation.grounding.cases import load_cases
+from evaluation.grounding.measures import measure_grounding
+from evaluation.grounding.report import save_grounding, terminal_tables
 from evaluation.report import NO_PERTURBED, make_report, measures_table
 from evaluation.results import default_folder, run_details, save_results
 from evaluation.retrieval import ScoringSettings, encode_gallery, score_captions
@@ -29,6 +32,8 @@ from utils.log import one_line_errors, set_up_logging
 from utils.pretrained import find_weights
 from utils.seed import seed_everything
 
+GROUNDING = "grounding"
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Config, loaders, model, scores, measures, files."""
@@ -43,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     checkpoint = find_weights(args.checkpoint)
     tokenizer = load_tokenizer(config.model.text_encoder.name)
     loaders = eval_loaders_of(config, tokenizer, process, args.split)
+    max_words = config.dataset.max_words
+    cases = load_cases(config.dataset.folder, loaders.sets, max_words) if GROUNDING in args.measures else []
     model = load_model(config, checkpoint, process, trust=args.trust_checkpoint)
 
     settings = ScoringSettings(process, config.train.precision, config.eval.rerank_top_k)
@@ -53,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     tail, perturbed = config.eval.tail, NO_PERTURBED
     if args.perturb:
-        changed = perturbed_batches(loaders.sets, tokenizer, config.dataset.max_words, config.eval.batch_size)
+        changed = perturbed_batches(loaders.sets, tokenizer, max_words, config.eval.batch_size)
         perturbed = measure_perturbed(model, gallery, changed, settings, tail)
     report = make_report(scores, tail, perturbed)
 
@@ -64,6 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         save_results(folder, report, scores, loaders.sets, title, details, with_scores=args.save_scores)
         Console().print(measures_table(report, title))
         Console().print(f"written to {folder}: metrics.json, per_query.csv, table.md, table.tex", highlight=False)
+        if cases:
+            grounding = measure_grounding(model, cases, loaders.gallery, tokenizer, max_words, scores, tail)
+            save_grounding(folder, grounding, title)
+            Console().print(*terminal_tables(grounding, title))
+            Console().print(f"written to {folder}: grounding.json, grounding.md", highlight=False)
     shutdown()
 
 
@@ -90,6 +102,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--save-scores", action="store_true", help="write scores.npz as well: every pair's scores")
     parser.add_argument(
         "--perturb", action="store_true", help="evaluate with misspelt, shortened and shuffled captions as well"
+    )
+    parser.add_argument(
+        "--measures",
+        nargs="+",
+        choices=[GROUNDING],
+        default=[],
+        help="beside retrieval; grounding: pointing, chunk scores, re-ranking, on drawn pedestrians only",
     )
     parser.add_argument(
         "--compare",

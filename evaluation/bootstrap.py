@@ -37,7 +37,7 @@ def resampled_means(values: np.ndarray, resamples: int, seed: int = SEED) -> np.
         raise ValueError("no query to draw from")
     generator, means = np.random.default_rng(seed), []
     with progress[None](resamples, "bootstrap", "draws") as bar:
-        for counts in _counts(len(values), resamples, generator):
+        for counts in drawn_counts(len(values), resamples, generator):
             means.append(counts @ values / len(values))
             bar.advance(len(counts))
     return np.concatenate(means)
@@ -48,7 +48,7 @@ def confidence_intervals(values: np.ndarray, resamples: int = RESAMPLES, seed: i
 
     A single query, or queries with equal measures, give an interval of width 0.
     """
-    low, high = _ends(resampled_means(values, resamples, seed))
+    low, high = interval_ends(resampled_means(values, resamples, seed))
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
@@ -65,10 +65,10 @@ def paired_test(a: np.ndarray, b: np.ndarray, resamples: int = PAIRED_RESAMPLES,
     rounding = 1e-9 * np.abs(b - a).max()  # differences that cancel out leave about 1e-14
     beyond = np.minimum((means <= rounding).sum(axis=0), (means >= -rounding).sum(axis=0))
     p_value = np.minimum(1.0, 2 * (beyond + 1) / (resamples + 1))
-    return PairedTest((b - a).mean(axis=0), *_ends(means), p_value)
+    return PairedTest((b - a).mean(axis=0), *interval_ends(means), p_value)
 
 
-def _counts(num_queries: int, resamples: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
+def drawn_counts(num_queries: int, resamples: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
     """How often each query was drawn: (n, M) float64 for n resamples at a time."""
     at_a_time = max(1, DRAWS_AT_A_TIME // num_queries)
     for first in range(0, resamples, at_a_time):
@@ -78,6 +78,7 @@ def _counts(num_queries: int, resamples: int, generator: np.random.Generator) ->
         yield np.bincount(drawn.ravel(), minlength=n * num_queries).reshape(n, num_queries).astype(np.float64)
 
 
-def _ends(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def interval_ends(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends of the LEVEL interval of each measure: means (resamples, ...) -> two arrays (...)."""
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return low, high

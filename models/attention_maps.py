@@ -42,7 +42,12 @@ def word_attention(model: PersonSearchModel, image: Tensor, input_ids: Tensor, l
         raise ValueError(f"expected the tokens of one caption (L,), got {tuple(input_ids.shape)}")
     with torch.no_grad(), _evaluating(model):
         image_tokens = model.encode_image(image)[0].tokens  # (1, K, D)
-    attention = cross_attention(model, image_tokens, input_ids, default_layer(model) if layer is None else layer)
+    return token_maps(model, image_tokens, input_ids, default_layer(model) if layer is None else layer)
+
+
+def token_maps(model: PersonSearchModel, image_tokens: Tensor, input_ids: Tensor, layer: int) -> Tensor:
+    """As `word_attention`, for an image that is encoded already. Arguments and errors as of `cross_attention`."""
+    attention = cross_attention(model, image_tokens, input_ids, layer)
     heat = (attention.probabilities * attention.gradient).clamp(min=0).mean(dim=0)  # (L, K)
     return heat[:, -model.image_encoder.num_patches :].unflatten(1, model.image_encoder.grid)
 

@@ -80,7 +80,7 @@ def holds(out: Path, benchmark: Benchmark, made: dict[str, Any]) -> bool:
     return False
 
 
-def people_of(folder: Path, *, unlike_seed: int) -> dict[int, Person]:
+def people_of(folder: Path, *, unlike_seed: int | None = None) -> dict[int, Person]:
     """All people of a SynthPedes by their ids.
 
     Raises: UserError if the folder holds none, or if it was drawn with that seed: views would be drawn alike.

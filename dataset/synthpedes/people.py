@@ -75,6 +75,7 @@ _SLEEVES: dict[str, Weights] = {
     "vest": {"long": 7, "short": 3},  # of the shirt under the vest
     "tank top": {"none": 1},
 }
+_OPEN_SHARES = {"jacket": 0.6, "coat": 0.4, "vest": 1.0}  # of the garments that are open or have no sleeves
 _SHOE_COLOURS: dict[str, Weights] = {
     "sneakers": {"white": 5, "black": 4, "grey": 2, "red": 2, "blue": 2, "pink": 1, "green": 1, "yellow": 1},
     "leather shoes": {"black": 3, "brown": 2},
@@ -149,8 +150,7 @@ def _upper(p: dict[str, str], rng: Random) -> str:
 
 
 def _inner_colour(p: dict[str, str], rng: Random) -> str:
-    open_share = {"jacket": 0.6, "coat": 0.4, "vest": 1.0}.get(p["upper"], 0.0)
-    return _contrasting(rng, p["upper_colour"]) if rng.random() < open_share else NONE
+    return _contrasting(rng, p["upper_colour"]) if rng.random() < _OPEN_SHARES.get(p["upper"], 0.0) else NONE
 
 
 def _scarf_colour(p: dict[str, str], rng: Random) -> str:
@@ -248,6 +248,32 @@ def _vary(person: Person, rng: Random) -> Person:
             changed = replace(changed, **{colour: redrawn})
     beside = [colour for colour in (changed.pattern_colour, changed.inner_colour) if colour != NONE]
     return changed if all(_stands_out(colour, changed.upper_colour) for colour in beside) else person
+
+
+def sample_other(person: Person, name: str, rng: Random) -> str | None:
+    """Draw another value of an attribute, one that goes with the person's other attributes; None = hardly any does."""
+    for _ in range(20):
+        value = _SAMPLERS[name](vars(person), rng)
+        if value not in (NONE, getattr(person, name)) and _is_possible(replace(person, **{name: value})):
+            return value
+    return None
+
+
+def _is_possible(person: Person) -> bool:
+    """Whether the kinds of garments and things agree with what depends on them."""
+    kinds: list[tuple[str, str, dict[str, Weights]]] = [
+        (person.lower, person.lower_colour, _LOWER_COLOURS),
+        (person.shoes, person.shoe_colour, _SHOE_COLOURS),
+        (person.carried, person.carried_colour, _CARRIED_COLOURS),
+    ]
+    return (
+        all(colour in colours.get(kind, (NONE,)) for kind, colour, colours in kinds)
+        and person.pattern in _PATTERNS.get(person.upper, ("plain",))
+        and person.sleeves in _SLEEVES.get(person.upper, ("long",))
+        and (person.upper == "dress") == (person.lower == NONE)
+        and (person.inner_colour == NONE or person.upper in _OPEN_SHARES)
+        and (person.inner_colour != NONE or person.upper != "vest")
+    )
 
 
 def sample_lookalike(person: Person, rng: Random) -> Person:

@@ -4,9 +4,7 @@ import io
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,29 +19,12 @@ from dataset.synthpedes.generate import generate, main
 from dataset.synthpedes.palette import CLOTH_RGB
 from dataset.synthpedes.people import NONE, Person, num_differences, sample_people
 from dataset.synthpedes.views import sample_view, visible_attributes
+from tests.helpers.synthpedes import SMALL, files, raw_records
 from utils.errors import UserError
-
-SMALL: dict[str, Any] = {
-    "benchmark": "CUHK-PEDES",
-    "people": {"train": 8, "val": 3, "test": 4},
-    "images_per_person": 2,
-    "captions_per_image": 2,
-    "seed": 7,
-    "size_px": (64, 32),
-    "workers": 1,
-}
-
-
-def files(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def colours_of(image: Image.Image) -> set[tuple[int, ...]]:
     return {tuple(pixel) for pixel in np.asarray(image).reshape(-1, 3).tolist()}
-
-
-def raw_records(root: Path, name: str) -> list[dict[str, Any]]:
-    return json.loads((root / benchmark(name).raw_files[0]).read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")

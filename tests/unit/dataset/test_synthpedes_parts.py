@@ -15,7 +15,7 @@ from dataset.synthpedes.parts import PARTS, SCENE, Part, Pen, visible_parts
 from dataset.synthpedes.people import NONE, Person, sample_people
 from dataset.synthpedes.shown import FILE, read_shown
 from dataset.synthpedes.views import CameraView, sample_view, visible_attributes
-from tests.unit.dataset.test_synthpedes import SMALL, files, raw_records
+from tests.helpers.synthpedes import SMALL, files, raw_records
 from utils.errors import UserError
 
 

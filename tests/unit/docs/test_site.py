@@ -28,7 +28,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.rel
 FOLDERS = (*ROOMS, "configs", "shell", "docs", "bench", "tests")
 ROOTS = (REPOSITORY, REPOSITORY / "tests", REPOSITORY / "tests" / "parity")  # what a path may be relative to
 SUFFIXES = (".py", ".sh", ".md", ".c", ".h", ".toml", ".yaml", ".yml", ".txt", ".cff")
-MADE_BY_A_RUN = {"config.yaml", "table.md", "model.safetensors", "train.log", "benchmark.txt"}
+MADE_BY_A_RUN = {"config.yaml", "table.md", "grounding.md", "model.safetensors", "train.log", "benchmark.txt"}
 MADE_BY_A_RUN |= {"DIR/processed_data/benchmark.txt"}
 OF_OTHERS = {"data_process.py", "ruamel.yaml"}  # what pages name of other projects
 OLD_NAMES = {"utils.figures", "dataset.synthetic"}  # they only print the new name

@@ -1,0 +1,115 @@
+"""The three measures of grounding on one split, for any model (docs/evaluation.md, "Grounding")."""
+
+import logging
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import BertTokenizer
+
+from dataset.tokenizer import encode
+from evaluation.bootstrap import PairedTest, paired_test
+from evaluation.grounding.cases import Case, by_image
+from evaluation.grounding.chunk_scores import ChunkScores, Scored, measure_chunks, score_chunks
+from evaluation.grounding.people import person_means
+from evaluation.grounding.pointing import Pointed, Pointing, measure_pointing, point
+from evaluation.metrics import Tail, measure_queries, percentages
+from evaluation.retrieval import Scores, embed_images
+from evaluation.token_store import TokenStore
+from models.attention_maps import default_layer, token_maps
+from models.person_search import PersonSearchModel
+from utils.errors import UserError
+from utils.log import progress
+
+logger = logging.getLogger(__name__)
+
+
+class Reranking(NamedTuple):
+    """The five measures in both orders, in percent, and their difference, tested over people."""
+
+    similarity: np.ndarray  # (5,)
+    reranked: np.ndarray  # (5,)
+    test: PairedTest
+
+
+class Grounding(NamedTuple):
+    pointing: Mapping[str, Pointing]  # by part; empty where no layer has maps of words
+    layer: int | None  # of the cross-modal encoder, whose attention points
+    chunks: Mapping[str, ChunkScores]  # by kind of attribute
+    reranking: Reranking | None  # None = nothing was re-ranked
+    num_captions: int
+
+
+def measure_grounding(
+    model: PersonSearchModel,
+    cases: list[Case],
+    image_batches: DataLoader,
+    tokenizer: BertTokenizer,
+    max_words: int,
+    scores: Scores,
+    tail: Tail,
+) -> Grounding:
+    """Measure everything on all captions of a split.
+
+    Args:
+        model: in evaluation mode, on the device where the images are to go.
+        cases: as of `load_cases`, of the same split as the scores.
+        image_batches: of the split's gallery.
+    """
+    layer, device = _layer_of(model), model.itm_head.weight.device
+    tokens = TokenStore(len(scores.image_person_id), device)
+    with torch.no_grad():
+        embed_images(model, image_batches, device, tokens)
+    pointed: list[Pointed] = []
+    scored: list[Scored] = []
+    with progress[None](len(cases), "grounding", "captions") as bar:
+        for row, own in by_image(cases):
+            image_tokens = tokens.read(torch.tensor([row]))
+            elsewhere = tokens.read(torch.tensor([_somebody_else(scores.image_person_id, row)]))
+            for case in own:
+                encoded = encode(tokenizer, case.caption.text, max_words)
+                if layer is not None:
+                    ids = torch.tensor(encoded.ids, device=device)
+                    pointed += point(case, encoded, token_maps(model, image_tokens, ids, layer).cpu())
+                with torch.inference_mode():
+                    scored += score_chunks(model, case, image_tokens, elsewhere, tokenizer, max_words)
+            bar.advance(len(own))
+    reranking = measure_reranking(scores, tail)
+    return Grounding(measure_pointing(pointed), layer, measure_chunks(scored), reranking, len(cases))
+
+
+def measure_reranking(scores: Scores, tail: Tail) -> Reranking | None:
+    """Compare the two orders, person by person; None if nothing was re-ranked."""
+    if not (scores.matching > -torch.inf).any():
+        return None
+    people = (scores.text_person_id, scores.image_person_id)
+    reranked = measure_queries(scores.similarity, scores.matching, *people, tail)
+    matched = reranked.first_rank > 0
+    person_id = scores.text_person_id[matched].numpy()
+    orders = (measure_queries(scores.similarity, None, *people), reranked)
+    before, after = (person_means(percentages(queries).numpy(), person_id) for queries in orders)
+    return Reranking(before.mean(axis=0), after.mean(axis=0), paired_test(before, after))
+
+
+def _layer_of(model: PersonSearchModel) -> int | None:
+    try:
+        return default_layer(model)
+    except UserError as error:
+        logger.warning("pointing is not measured: %s", error)
+        return None
+
+
+def _somebody_else(person_id: Tensor, row: int) -> int:
+    """The row of an image half a gallery away, or of the next one behind it that shows another person.
+
+    A gallery of one person has only its own images. person_id: (I,).
+    """
+    number = len(person_id)
+    for step in range(number):
+        other = (row + number // 2 + step) % number
+        if person_id[other] != person_id[row]:
+            return other
+    return row
