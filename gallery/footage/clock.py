@@ -9,7 +9,7 @@ from PIL import Image
 
 FIRST_YEAR = 1990  # metadata with an earlier time hold no time: clocks that were never set begin in 1904 or 1970
 STAMP = re.compile(  # 2026-11-20_08-00-00, 20261120T080000, 2026.11.20 08:00:00.250, 20261120080000, ...
-    r"(?<!\d)(\d{4})([-_.]?)(\d\d)\2(\d\d)[T_ .-]{0,3}(\d\d)([-_.:h]?)(\d\d)[-_.:m]?(\d\d)(?:[.,](\d{3}))?(?!\d)"
+    r"(?<!\d)(?=(\d{4})([-_.]?)(\d\d)\2(\d\d)[T_ .-]{0,3}(\d\d)[-_.:h]?(\d\d)[-_.:m]?(\d\d)(?:[.,](\d{3}))?(?!\d))"
 )
 EXIF_IFD, TAKEN, TAKEN_MS, CHANGED = 0x8769, 0x9003, 0x9291, 0x0132  # DateTimeOriginal, SubSecTimeOriginal, DateTime
 
@@ -17,7 +17,7 @@ EXIF_IFD, TAKEN, TAKEN_MS, CHANGED = 0x8769, 0x9003, 0x9291, 0x0132  # DateTimeO
 def clock_of_name(name: str) -> datetime | None:
     """The time in the name of a file; None if there is none, or only a date."""
     for match in STAMP.finditer(name):
-        year, _, month, day, hour, _, minute, second, milliseconds = match.groups("0")
+        year, _, month, day, hour, minute, second, milliseconds = match.groups("0")
         with suppress(ValueError):  # digits that are no time
             time = datetime.strptime(f"{year} {month} {day} {hour} {minute} {second}", "%Y %m %d %H %M %S")
             return _known(time.replace(microsecond=int(milliseconds) * 1000))

@@ -174,8 +174,8 @@ def _crop_video(source: Source, cropper: _Cropper, done: _Done, clock: "_Clock")
             done.crops += len(crops)
             clock.reach(frame.time_s or 0)
         cropper.ledger.finish(entry, with_tracks(cropper.ledger, entry, every_s))
-        if video.broken:
-            done.bad.append(BadSource(source.path, f"{video.broken} broken frames or packets; the rest was cropped"))
+        if damage := video.damage():
+            done.bad.append(BadSource(source.path, damage))
     done.videos += 1
 
 

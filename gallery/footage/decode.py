@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from utils.extras import optional
 from utils.file_kinds import Start, what_came_instead
 
 HEIF = frozenset({".heic", ".heif"})
+CLOSE_S = 2.0  # lengths in metadata are that exact
 HEIF_DECODER = "pip install pillow-heif"
 
 
@@ -35,13 +37,14 @@ class Video:
     Attributes:
         duration_s: its length, as far as the file tells; 0 = unknown.
         clock: when it began, or None.
-        broken: frames so far that could not be decoded.
+        broken: frames or packets so far that could not be decoded.
+        reached_s: the time of the last frame so far.
     Raises: Unreadable.
     """
 
     def __init__(self, path: Path) -> None:
         self._av = optional("av", "reading a video")
-        self.broken = 0
+        self.broken, self.reached_s = 0, 0.0
         try:
             self._container = self._av.open(str(path), metadata_errors="replace")
         except (self._av.FFmpegError, OSError) as error:
@@ -69,13 +72,41 @@ class Video:
         for number, frame in enumerate(self._decoded()):
             seconds = _seconds(frame, self._stream, number)
             start = seconds if start is None else start
-            time_s = seconds - start
+            time_s = self.reached_s = seconds - start
             if (now := math.floor(time_s / every_s + 1e-6)) > span:  # times are rounded to the file's unit
                 span = now
                 if number >= first:
                     yield Frame(number, time_s, self._pixels(frame))
         if number < 0:
             raise Unreadable("no frame of it can be decoded")
+
+    def damage(self) -> str | None:
+        """What of the video was lost, once all frames were asked for; None = nothing."""
+        told = f"{self.broken} broken frames or packets" if self.broken else ""
+        if self.reached_s + CLOSE_S < self.duration_s:
+            told += f"{' and ' * bool(told)}it ends after {self.reached_s:.1f} of {self.duration_s:.1f} s"
+        return f"{told}; the rest was cropped" if told else None
+
+    def pixels_at(self, time_s: float) -> np.ndarray:
+        """The first frame that is not before this time, found from the key frame before it; for one call per video.
+
+        Raises: Unreadable if there is none.
+        """
+        start = None
+        for number, frame in enumerate(self._decoded()):
+            seconds = _seconds(frame, self._stream, number)
+            if start is None:
+                start = seconds
+                if frame.time is not None:  # else the numbers tell the time, and none may be left out
+                    self._seek(start + time_s)
+            if seconds - start >= time_s - 1e-6:
+                return self._pixels(frame)
+        raise Unreadable(f"no frame can be decoded at {time_s:.1f} s")
+
+    def _seek(self, seconds: float) -> None:
+        """Go on decoding from the key frame before a time, if the file can be entered anywhere."""
+        with suppress(self._av.FFmpegError, OSError):
+            self._container.seek(math.floor(seconds / self._stream.time_base), stream=self._stream)
 
     def _decoded(self) -> Iterator[Any]:
         for packet in self._packets():
@@ -141,4 +172,4 @@ def _why(path: Path, error: Exception) -> str:
         return unread.strerror or str(unread)
     if instead or isinstance(error, UnidentifiedImageError):
         return instead or "it is not a picture of a kind that can be read"
-    return getattr(error, "strerror", None) or str(error)
+    return f"{getattr(error, 'strerror', None) or error} (damaged, or still being written?)"
