@@ -4,6 +4,7 @@ Compare two models that were evaluated with --save-scores: python eval.py --comp
 """
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from evaluation.comparison import compare_files, comparison_json, comparison_tab
 from evaluation.grounding.cases import load_cases
 from evaluation.grounding.measures import measure_grounding
 from evaluation.grounding.report import save_grounding, terminal_tables
-from evaluation.report import NO_PERTURBED, make_report, measures_table
+from evaluation.report import NO_PERTURBED, harm_of_reranking, make_report, measures_table
 from evaluation.results import default_folder, run_details, save_results
 from evaluation.retrieval import ScoringSettings, encode_gallery, score_captions
 from evaluation.robustness import measure_perturbed, perturbed_batches
@@ -31,6 +32,8 @@ from utils.files import save_json
 from utils.log import one_line_errors, set_up_logging
 from utils.pretrained import find_weights
 from utils.seed import seed_everything
+
+logger = logging.getLogger(__name__)
 
 GROUNDING = "grounding"
 
@@ -48,8 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     checkpoint = find_weights(args.checkpoint)
     tokenizer = load_tokenizer(config.model.text_encoder.name)
     loaders = eval_loaders_of(config, tokenizer, process, args.split)
-    max_words = config.dataset.max_words
-    cases = load_cases(config.dataset.folder, loaders.sets, max_words) if GROUNDING in args.measures else []
+    cases = load_cases(config, loaders.sets) if GROUNDING in args.measures else []
     model = load_model(config, checkpoint, process, trust=args.trust_checkpoint)
 
     settings = ScoringSettings(process, config.train.precision, config.eval.rerank_top_k)
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     tail, perturbed = config.eval.tail, NO_PERTURBED
     if args.perturb:
-        changed = perturbed_batches(loaders.sets, tokenizer, max_words, config.eval.batch_size)
+        changed = perturbed_batches(loaders.sets, tokenizer, config.dataset.max_words, config.eval.batch_size)
         perturbed = measure_perturbed(model, gallery, changed, settings, tail)
     report = make_report(scores, tail, perturbed)
 
@@ -70,9 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         details = run_details(scores, seconds, settings.rerank_top_k, tail, args.split, args.checkpoint)
         save_results(folder, report, scores, loaders.sets, title, details, with_scores=args.save_scores)
         Console().print(measures_table(report, title))
+        if warning := harm_of_reranking(report):
+            logger.warning(warning)
         Console().print(f"written to {folder}: metrics.json, per_query.csv, table.md, table.tex", highlight=False)
         if cases:
-            grounding = measure_grounding(model, cases, loaders.gallery, tokenizer, max_words, scores, tail)
+            grounding = measure_grounding(model, cases, loaders.gallery, tokenizer, config, scores)
             save_grounding(folder, grounding, title)
             Console().print(*terminal_tables(grounding, title))
             Console().print(f"written to {folder}: grounding.json, grounding.md", highlight=False)

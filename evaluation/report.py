@@ -72,6 +72,17 @@ def _row(queries: QueryMeasures) -> Row:
     return Row(mean_metrics(queries), confidence_intervals(percentages(queries).numpy()))
 
 
+def harm_of_reranking(report: EvaluationReport) -> str | None:
+    """A warning where the re-ranked order has a lower R@1 than the similarity, text to image; None where it has not."""
+    reranked, similarity = (report.text_to_image[order].metrics.R1 for order in ("re-ranked", "similarity"))
+    if reranked >= similarity:
+        return None
+    return (
+        f"re-ranking lowers R@1 from {similarity:.2f} to {reranked:.2f}: the matching head has learned too little; "
+        "train it longer, or rank by similarity alone with eval.rerank_top_k=0"
+    )
+
+
 def report_json(report: EvaluationReport) -> dict[str, Any]:
     """The re-ranked measures of text to image stand at the top level, everything else under a name of its own."""
     return {

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 from dataset.captions import clean_caption
@@ -12,6 +11,7 @@ from dataset.synthpedes.naming import Caption, read_marks, write_marks
 from dataset.synthpedes.parts import Part
 from dataset.synthpedes.people import Person
 from dataset.synthpedes.shown import FILE, read_shown
+from utils.config_schema import Config
 from utils.errors import UserError
 
 
@@ -26,11 +26,12 @@ class Case(NamedTuple):
     parts: dict[str, Part]  # of the picture
 
 
-def load_cases(root: Path, sets: EvalSets, max_words: int) -> list[Case]:
-    """All captions of a split, in the order of its rows.
+def load_cases(config: Config, sets: EvalSets) -> list[Case]:
+    """All captions of a split of the configuration's data, in the order of its rows.
 
     Raises: UserError if the data were not drawn by SynthPedes, or if the annotations were changed since.
     """
+    root = config.dataset.folder
     people, pictures = people_of(root), read_shown(root)
     cases: list[Case] = []
     for row, path in enumerate(sets.gallery.paths):
@@ -38,7 +39,7 @@ def load_cases(root: Path, sets: EvalSets, max_words: int) -> list[Case]:
         if shown is None:
             raise UserError(f"{root / FILE} has no picture {path}: draw and prepare the data anew")
         for caption in shown.captions:
-            cleaned = read_marks(clean_caption(write_marks(*caption), max_words))
+            cleaned = read_marks(clean_caption(write_marks(*caption), config.dataset.max_words))
             person_id = int(sets.gallery.person_id[row])
             cases.append(Case(len(cases), row, person_id, people[shown.person_id], cleaned, shown.parts))
     if [case.caption.text for case in cases] != sets.captions.texts:

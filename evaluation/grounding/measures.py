@@ -21,6 +21,7 @@ from evaluation.retrieval import Scores, embed_images
 from evaluation.token_store import TokenStore
 from models.attention_maps import default_layer, token_maps
 from models.person_search import PersonSearchModel
+from utils.config_schema import Config
 from utils.errors import UserError
 from utils.log import progress
 
@@ -48,9 +49,8 @@ def measure_grounding(
     cases: list[Case],
     image_batches: DataLoader,
     tokenizer: BertTokenizer,
-    max_words: int,
+    config: Config,
     scores: Scores,
-    tail: Tail,
 ) -> Grounding:
     """Measure everything on all captions of a split.
 
@@ -58,8 +58,9 @@ def measure_grounding(
         model: in evaluation mode, on the device where the images are to go.
         cases: as of `load_cases`, of the same split as the scores.
         image_batches: of the split's gallery.
+        config: of the evaluation.
     """
-    layer, device = _layer_of(model), model.itm_head.weight.device
+    layer, device, max_words = _layer_of(model), model.itm_head.weight.device, config.dataset.max_words
     tokens = TokenStore(len(scores.image_person_id), device)
     with torch.no_grad():
         embed_images(model, image_batches, device, tokens)
@@ -77,7 +78,7 @@ def measure_grounding(
                 with torch.inference_mode():
                     scored += score_chunks(model, case, image_tokens, elsewhere, tokenizer, max_words)
             bar.advance(len(own))
-    reranking = measure_reranking(scores, tail)
+    reranking = measure_reranking(scores, config.eval.tail)
     return Grounding(measure_pointing(pointed), layer, measure_chunks(scored), reranking, len(cases))
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from evaluation.metrics import HEADERS, mean_metrics, measure_queries
 from evaluation.report import (
+    harm_of_reranking,
     latex_rows,
     make_report,
     markdown_table,
@@ -103,3 +104,15 @@ def test_markdown_and_latex_have_a_row_per_ranking(report):
     metrics = report.text_to_image["re-ranked"].metrics
     assert f"& {metrics.R1:.2f} & {metrics.R5:.2f}" in rows[0]
     assert f"| {metrics.R1:.2f} (" in markdown[2]
+
+
+def test_re_ranking_that_does_harm_is_told(scores):
+    right = scores.text_person_id[:, None] == scores.image_person_id
+    similarity = right.float() + scores.similarity / 2
+    good = scores._replace(similarity=similarity, matching=torch.full_like(similarity, -torch.inf))
+    assert harm_of_reranking(make_report(good, "similarity")) is None  # nothing is re-ranked
+    assert harm_of_reranking(make_report(good._replace(matching=similarity), "similarity")) is None
+    warning = harm_of_reranking(make_report(good._replace(matching=-similarity), "similarity"))
+    assert warning is not None
+    assert "from 100.00 to 0.00" in warning
+    assert "\n" not in warning

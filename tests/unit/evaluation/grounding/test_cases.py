@@ -20,7 +20,7 @@ def load(debug_config, tiny_bert):
     def cases(root: Path, *overrides: str):
         config = debug_config(*overrides, root=root)
         sets = eval_loaders_of(config, load_tokenizer(str(tiny_bert)), start(), "test").sets
-        return load_cases(root, sets, config.dataset.max_words), sets
+        return load_cases(config, sets), sets
 
     return cases
 

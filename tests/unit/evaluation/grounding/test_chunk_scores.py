@@ -29,7 +29,7 @@ def tokenizer(tiny_bert: Path) -> BertTokenizer:
 def cases(debug_config, tokenizer) -> list[Case]:
     config = debug_config()
     sets = eval_loaders_of(config, tokenizer, start(), "train").sets
-    return load_cases(config.dataset.folder, sets, config.dataset.max_words)
+    return load_cases(config, sets)
 
 
 def seeing_model(true_words: Tensor) -> Any:
