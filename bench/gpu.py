@@ -42,8 +42,13 @@ STEPS = {  # in the order of their value
     ),
     "train_step": Step(
         "-m bench.train_step --device cuda --batches 8 64 --plain 8",
-        180,
+        150,
         "-m bench.train_step --device cpu --cases demo --batches 2 4 --plain 2 --repeats 1",
+    ),
+    "launches": Step(
+        "-m bench.launches --batches 8 64",
+        40,
+        "-m bench.launches --device cpu --batches 2",
     ),
     "mixer": Step(
         "-m bench.scan --mixer --batches 8 64 --widths 384 768 --lengths 197 577 --repeats 5",
@@ -57,7 +62,7 @@ STEPS = {  # in the order of their value
     ),
     "evaluate": Step(
         "-m bench.evaluate --device cuda",
-        120,
+        110,
         "-m bench.evaluate --gallery 4 --top-k 2 --plain-queries 1 --images 1 --small-gallery 8",
     ),
     "loader": Step(
