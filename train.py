@@ -22,8 +22,8 @@ from models.weights import filled_names, initialise_from, report_table
 from training.allocator import keep_freed_memory
 from training.dry_run import check
 from training.graphs import device_step_of
-from training.loop import alpha_at, evaluate, finish_epoch, is_stale, log_step, say_done
-from training.objectives import Objectives, build_objectives, build_trained_model
+from training.loop import curriculum_at, evaluate, finish_epoch, is_stale, log_step, say_done
+from training.objectives import build_objectives, build_task, build_trained_model
 from training.parallel import spread, whole_layers
 from training.progress import LossReader, TrainingBar
 from training.run import Run
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         filled = start_from(model, args.init or config.init.paths, config, process, args.trust_checkpoint)
     model.to(process.device)
     momentum_encoder = build_momentum_encoder(model, config)
-    task = Objectives(model, objectives, weights=config.losses.weights, share=config.losses.cross_modal_share)
+    task = build_task(config, model, objectives)
     online = spread(task, momentum_encoder, config, process)
     state = build_state(
         model,
@@ -166,9 +166,9 @@ def train_epoch(state: TrainState, run: Run) -> None:
         for batch in batches:
             if run.must_stop(state):
                 break
-            alpha = alpha_at(state.step, len(sampler), run.config.losses.alpha, run.config.losses.warm_up)
+            now = curriculum_at(state.step, len(sampler), run.config.losses)
             batch = to_device(batch, run.process.device, True)
-            losses = train_step(state, run.online, batch, alpha, run.config, run.device_step)
+            losses = train_step(state, run.online, batch, now, run.config, run.device_step)
             reader.read(state.step, losses)
             seconds, since = time.perf_counter() - since, time.perf_counter()
             reader.add(seconds=seconds, images=images)

@@ -13,10 +13,10 @@ from bench.rerank_cases import captions
 from dataset.batches import TrainBatch, collate, collate_for_gpu, to_device
 from dataset.texts import Texts
 from dataset.tokenizer import load_tokenizer
-from losses.objective import ObjectiveSettings
+from losses.objective import Curriculum, ObjectiveSettings
 from models.build import build_momentum_encoder, build_queue
 from training.graphs import device_step_of
-from training.objectives import Objectives, build_objectives, build_trained_model
+from training.objectives import Objectives, build_objectives, build_task, build_trained_model
 from training.state import TrainState, build_state
 from training.step import DeviceStep, train_step
 from utils.config import Config, load_config
@@ -92,8 +92,8 @@ def build(config: Config, variant: Variant, device: torch.device) -> Case:
     sizes = config.train.batch_size, config.dataset.image_size, config.dataset.max_words
     batch = made_up_batch(*sizes, objectives[0].settings)
     if device.type == "cuda":
-        batch = collate_for_gpu(batch, parts=config.train.accumulate, share=config.losses.cross_modal_share)
-    task = Objectives(model, objectives, weights=config.losses.weights, share=config.losses.cross_modal_share)
+        batch = collate_for_gpu(batch, parts=config.train.accumulate, shares=config.losses.shares)
+    task = build_task(config, model, objectives)
     run = device_step_of(config, Process(0, 1, 0, device), state.optimizer)
     return Case(config, state, task, to_device(batch, device), run)
 
@@ -121,7 +121,7 @@ def step(case: Case, variant: Variant) -> dict[str, Tensor]:
     torch.manual_seed(1)
     if variant.plain:
         return plain_step(case.state, case.objectives, case.batch, ALPHA, case.config)
-    return train_step(case.state, case.objectives, case.batch, ALPHA, case.config, case.run)
+    return train_step(case.state, case.objectives, case.batch, Curriculum(ALPHA), case.config, case.run)
 
 
 def gradients(case: Case) -> list[Tensor]:

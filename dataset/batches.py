@@ -66,12 +66,12 @@ def collate(samples: Sequence[Any]) -> Any:
     return type(first)(*(collate(field) for field in zip(*samples, strict=True)))
 
 
-def collate_for_gpu(samples: Sequence[Any], *, parts: int, share: float) -> TrainBatch:
+def collate_for_gpu(samples: Sequence[Any], *, parts: int, shares: Sequence[float]) -> TrainBatch:
     """As collate, with texts of one of a few lengths and their bucket: most steps have tensors of the same shapes.
 
     Args:
         parts: of a batch that a step works on one after the other.
-        share: of the pairs of a part, the first ones, that go through the cross-modal encoder.
+        shares: of the pairs of a part, the first ones, that go through the cross-modal encoder together.
     """
     batch = collate(samples)
     longest = max(text.input_ids.shape[1] for text in (batch.text_1, batch.text_2))
@@ -79,7 +79,8 @@ def collate_for_gpu(samples: Sequence[Any], *, parts: int, share: float) -> Trai
     texts = [pad_texts(text, length) for text in (batch.text_1, batch.text_2)]
     size = len(batch.person_id) // parts
     starts = range(0, len(batch.person_id), size)
-    rows = [slice(start, start + number) for start in starts for number in (size, math.ceil(size * share))]
+    numbers = {size, *(math.ceil(size * share) for share in shares)}
+    rows = [slice(start, start + number) for start in starts for number in numbers]
     bucket = bucket_of(texts, rows)
     text_1, text_2 = (text._replace(bucket=bucket) for text in texts)
     return batch._replace(text_1=text_1, text_2=text_2)

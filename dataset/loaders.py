@@ -4,7 +4,7 @@ The order of an epoch depends on (seed, epoch) alone. B = batch_size rows per pr
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -113,12 +113,12 @@ def build_train_loader(
     rank: int = 0,
     world_size: int = 1,
     parts: int = 1,
-    share: float = 1.0,
+    shares: Sequence[float] = (1.0,),
 ) -> TrainLoader:
     """Loader with `workers` processes that stay alive over the epochs; 0 = read in this process.
 
     With cached images a thread does it instead: to copy them takes less than to hand them over from another process.
-    parts, share: as in `dataset.batches.collate_for_gpu`.
+    parts, shares: as in `dataset.batches.collate_for_gpu`.
     Raises: UserError if the set is smaller than one batch of all processes.
     """
     sampler = EpochBatches(len(train_set), batch_size, seed=seed, rank=rank, world_size=world_size)
@@ -128,7 +128,7 @@ def build_train_loader(
         train_set,
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=partial(collate_for_gpu, parts=parts, share=share) if torch.cuda.is_available() else collate,
+        collate_fn=partial(collate_for_gpu, parts=parts, shares=shares) if torch.cuda.is_available() else collate,
         worker_init_fn=start_worker,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

@@ -103,7 +103,7 @@ def train_loader_of(config: Config, tokenizer: BertTokenizer, process: Process) 
         rank=process.rank,
         world_size=process.world_size,
         parts=config.train.accumulate,
-        share=config.losses.cross_modal_share,
+        shares=config.losses.shares,
     )
 
 

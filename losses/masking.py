@@ -31,19 +31,22 @@ def mask_tokens(
     input_ids: Tensor,
     attention_mask: Tensor,
     *,
-    probability: float,
+    probability: float | Tensor,
     vocab_size: int,
     mask_id: int,
     cls_id: int,
     generator: torch.Generator | None = None,
 ) -> MaskedTokens:
-    """Hide a share of the words, never [CLS] nor padding: input_ids, attention_mask (B, L), 1 = token."""
+    """Hide a share of the words, never [CLS] nor padding: input_ids, attention_mask (B, L), 1 = token.
+
+    probability: of hiding a word, in [0, 1]; (B, L) gives each place its own.
+    """
     draws = draw_mask(input_ids, probability=probability, vocab_size=vocab_size, generator=generator)
     return apply_mask(input_ids, attention_mask, draws, mask_id=mask_id, cls_id=cls_id)
 
 
 def draw_mask(
-    input_ids: Tensor, *, probability: float, vocab_size: int, generator: torch.Generator | None = None
+    input_ids: Tensor, *, probability: float | Tensor, vocab_size: int, generator: torch.Generator | None = None
 ) -> MaskDraws:
     """The random part of mask_tokens, for every place of input_ids (B, L)."""
     place, kind = torch.rand((2, *input_ids.shape), device=input_ids.device, generator=generator)

@@ -63,10 +63,12 @@ class MLM(Objective[MaskedWords]):
     reaches = ("text_encoder.cls",)
 
     def ask(self, pairs: TrainBatch) -> Question:
-        text, probability = pairs.text_1, self.settings.mlm_probability
+        text, likely = pairs.text_1, self.settings.mlm_probability
+        in_chunks = self.settings.mlm_attribute_probability or likely
+        probability = likely if in_chunks == likely else torch.where(text.attribute_ids > 0, in_chunks, likely)
         masked = mask_tokens(text.input_ids, text.attention_mask, probability=probability, **self.settings.words())
         num_words = text.num_words()
-        at_most = None if num_words is None else most_masked(num_words, probability)
+        at_most = None if num_words is None else most_masked(num_words, max(likely, in_chunks))
         return Question(masked.input_ids, places_of(masked.labels != IGNORED, at_most), masked.labels)
 
     def prepare(self, pairs: TrainBatch, question: Question | None, answer: Tensor | None) -> MaskedWords:

@@ -35,10 +35,18 @@ class ObjectiveSettings(NamedTuple):
     mrtd_mask_probability: float
     mask_ratio: float
     patch_size: int
+    mlm_attribute_probability: float | None = None  # of the words in attribute chunks; None = mlm_probability
 
     def words(self) -> dict[str, Any]:
         """What `losses.masking.mask_tokens` needs to know of the vocabulary."""
         return {"vocab_size": self.vocab_size, "mask_id": self.mask_id, "cls_id": self.cls_id}
+
+
+class Curriculum(NamedTuple):
+    """What follows a schedule from step to step. For a CUDA graph, tensors on the device."""
+
+    alpha: float | Tensor  # weight of the momentum encoder's soft targets, in [0, 1]
+    hardness: float | Tensor = 1.0  # of the drawn negatives: 1 = the more similar the likelier, 0 = all alike
 
 
 class Embeddings(NamedTuple):
@@ -63,6 +71,7 @@ class Lesson:
 
     batch: TrainBatch  # B pairs
     pairs: TrainBatch  # the first n of them
+    own_pairs: Mapping[str, TrainBatch]  # by key, those that each objective sees: for most the same
     image: Tensor  # (B, 3, H, W), normalised, of image_1
     momentum: Embeddings  # of image_2 and text_2
     prepared: Mapping[str, Any]  # by key, what each objective's `prepare` gave
@@ -115,7 +124,7 @@ class Step:
     passes: Passes
     candidates: Embeddings  # of the whole batch, of all processes
     queue: Queue
-    alpha: float | Tensor  # weight of the momentum encoder's soft targets, in [0, 1]
+    alpha: float | Tensor  # as of `Curriculum`
 
 
 class Objective(Generic[Prepared]):
@@ -151,7 +160,7 @@ class Objective(Generic[Prepared]):
         return None
 
     def rows(self, pairs: TrainBatch, prepared: Prepared) -> TextRows:
-        """Its rows of the cross-modal pass, a multiple of n; row r goes with image r % n."""
+        """Its rows of the cross-modal pass, a multiple of its n pairs; row r goes with image r % n."""
         raise NotImplementedError
 
     def loss(self, step: Step, prepared: Prepared) -> Tensor:

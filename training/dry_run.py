@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Subset
 from dataset.batches import to_device
 from dataset.loaders import EvalLoaders
 from evaluation.retrieval import Scores
+from losses.objective import Curriculum
 from training.loop import evaluate, hours
 from training.parallel import whole_layers
 from training.progress import LossReader
@@ -29,7 +30,7 @@ def check(state: TrainState, run: Run) -> str:
     reader, since = LossReader({}), time.perf_counter()
     seconds = 0.0  # of the last step, its batch's arrival included; the first one warms up
     for batch in islice(run.loader.batches, CHECKED_STEPS):
-        losses = train_step(state, run.online, to_device(batch, run.process.device), 0.0, run.config)
+        losses = train_step(state, run.online, to_device(batch, run.process.device), Curriculum(alpha=0.0), run.config)
         reader.read(state.step, losses)
         reader.read_rest()  # waits for the GPU
         seconds, since = time.perf_counter() - since, time.perf_counter()

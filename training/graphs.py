@@ -1,7 +1,7 @@
 """The device's part of a step as CUDA graphs, one for each set of shapes: a batch's `dataset.texts.Bucket`.
 
-What changes between steps lies on the device: alpha, the learning rates, the optimiser's step count, the temperature,
-the queue's pointer, the state of the random generator.
+What changes between steps lies on the device: alpha and the hardness of negatives, the learning rates, the optimiser's
+step count, the temperature, the queue's pointer, the state of the random generator.
 """
 
 import logging
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset.batches import TrainBatch
+from losses.objective import Curriculum
 from training.optimizer import keep_rates_on
 from training.state import TrainState
 from training.step import DeviceStep, device_step
@@ -55,13 +56,13 @@ class GraphedStep:
         self.graphs = Graphs("a step", record)
 
     def __call__(
-        self, state: TrainState, online: nn.Module, batch: TrainBatch, alpha: float, config: Config
+        self, state: TrainState, online: nn.Module, batch: TrainBatch, now: Curriculum, config: Config
     ) -> dict[str, Tensor]:
         """Arguments and result as of `device_step`. The next call overwrites the losses."""
 
-        def step(batch: TrainBatch, alpha: Tensor) -> dict[str, Tensor]:
-            return device_step(state, online, batch, alpha, config)
+        def step(batch: TrainBatch, now: Curriculum) -> dict[str, Tensor]:
+            return device_step(state, online, batch, now, config)
 
         # in float64, as a number of Python is: the losses are then those of an eager step to the last bit
-        alpha_there = torch.full((), alpha, dtype=torch.float64, device=batch.person_id.device)
-        return self.graphs(step, batch, alpha_there)
+        there = (torch.full((), float(value), dtype=torch.float64, device=batch.person_id.device) for value in now)
+        return self.graphs(step, batch, Curriculum(*there))

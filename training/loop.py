@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataset.loaders import EvalLoaders
 from evaluation.metrics import Metrics
 from evaluation.retrieval import Scores, score_gallery
+from losses.objective import Curriculum
 from training.optimizer import learning_rates
 from training.run import Run
 from training.run_folder import MetricsLog
 from training.state import TrainState
 from utils.config import Config
+from utils.config_schema import LossesConfig
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +20,12 @@ logger = logging.getLogger(__name__)
 def is_stale(state: TrainState, config: Config) -> bool:
     limit = config.train.early_stopping
     return limit is not None and state.stale >= limit
+
+
+def curriculum_at(step: int, steps_per_epoch: int, losses: LossesConfig) -> Curriculum:
+    """What a step (from 0) does by schedule: negatives are drawn at random before losses.hard_negatives_after_steps."""
+    alpha = alpha_at(step, steps_per_epoch, losses.alpha, losses.warm_up)
+    return Curriculum(alpha, hardness=float(step >= losses.hard_negatives_after_steps))
 
 
 def alpha_at(step: int, steps_per_epoch: int, alpha: float, warm_up: bool) -> float:

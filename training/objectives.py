@@ -6,6 +6,7 @@ objectives share), and then one file of losses/ for each loss.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dataset.batches import TrainBatch
 from losses import OBJECTIVES
-from losses.objective import Embeddings, Lesson, Objective, ObjectiveSettings, Step
+from losses.objective import Curriculum, Embeddings, Lesson, Objective, ObjectiveSettings, Step
 from models.build import build_model
 from models.joined_weights import joined_once
 from models.momentum import MomentumEncoder
@@ -26,11 +27,12 @@ from utils.errors import UserError
 
 
 class Objectives(nn.Module):
-    """The online model with its objectives: losses = objectives(lesson, candidates, queue, alpha).
+    """The online model with its objectives: losses = objectives(lesson, candidates, queue, now).
 
     Args:
         weights: factors of the summed losses, by key.
         share: of a batch's pairs, the first ones, that all objectives but itc see.
+        own_shares: shares of objectives that differ from it, by key.
     """
 
     weights: Tensor  # (objectives,), on the model's device
@@ -42,9 +44,10 @@ class Objectives(nn.Module):
         *,
         weights: Mapping[str, float],
         share: float = 1.0,
+        own_shares: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         super().__init__()
-        self.model, self.objectives, self.share = model, tuple(objectives), share
+        self.model, self.objectives, self.share, self.own_shares = model, tuple(objectives), share, own_shares
         factors = torch.tensor([float(weights[key]) for key in self.keys], device=model.temperature.device)
         self.register_buffer("weights", factors, persistent=False)
 
@@ -54,22 +57,23 @@ class Objectives(nn.Module):
 
     def prepare(self, batch: TrainBatch, momentum_encoder: MomentumEncoder) -> Lesson:
         """Draws and momentum targets of a part of a batch, without a gradient."""
-        num_pairs = math.ceil(len(batch.person_id) * self.share)
+        size = len(batch.person_id)
+        num_pairs = math.ceil(size * self.share)
+        own_numbers = {key: math.ceil(size * share) for key, share in self.own_shares.items()}
         with torch.no_grad(), joined_once(momentum_encoder, batch.person_id.device.type):
-            return prepare_lesson(batch, num_pairs, self.model, momentum_encoder, self.objectives)
+            return prepare_lesson(batch, num_pairs, self.model, momentum_encoder, self.objectives, own_numbers)
 
     def forward(
-        self, lesson: Lesson, candidates: Embeddings, queue: FeatureQueue, alpha: float | Tensor
+        self, lesson: Lesson, candidates: Embeddings, queue: FeatureQueue, now: Curriculum
     ) -> dict[str, Tensor]:
         """The shared passes, then a scalar loss by key.
 
         Args:
             candidates: momentum embeddings of the whole batch of all processes, which itc compares with.
-            alpha: weight of the momentum encoder's soft targets, in [0, 1].
         """
         with joined_once(self.model, lesson.image.device.type):
-            passes = run_passes(self.model, lesson, self.objectives)
-            step = Step(self.model, lesson, passes, candidates, queue, alpha)
+            passes = run_passes(self.model, lesson, self.objectives, now.hardness)
+            step = Step(self.model, lesson, passes, candidates, queue, now.alpha)
             return {each.key: each.loss(step, lesson.prepared[each.key]) for each in self.objectives}
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
@@ -87,9 +91,17 @@ def build_objectives(config: Config, tokenizer: PreTrainedTokenizerBase) -> list
         mrtd_mask_probability=config.losses.mrtd_mask_probability,
         mask_ratio=config.model.mask_ratio,
         patch_size=config.model.image_encoder.patch_size,
+        mlm_attribute_probability=config.losses.mlm_attribute_probability,
     )
     weights = config.losses.weights
     return [kind(settings) for key, kind in OBJECTIVES.items() if weights.get(key, 0) > 0]
+
+
+def build_task(config: Config, model: PersonSearchModel, objectives: Sequence[Objective]) -> Objectives:
+    """The objectives over their model, with the weights and the shares of pairs that the configuration gives them."""
+    losses = config.losses
+    own_shares = {} if losses.mlm_share is None else {"mlm": losses.mlm_share}
+    return Objectives(model, objectives, weights=losses.weights, share=losses.cross_modal_share, own_shares=own_shares)
 
 
 def build_trained_model(config: Config, objectives: Sequence[Objective]) -> PersonSearchModel:

@@ -3,7 +3,7 @@
 B pairs, n of them for all objectives but itc, I images, K image tokens, L tokens, D width, E embedding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,13 +15,15 @@ from models.person_search import PersonSearchModel
 from models.text_encoder import TextFeatures
 
 
-def run_passes(model: PersonSearchModel, lesson: Lesson, objectives: Sequence[Objective]) -> Passes:
-    """What the online model makes of a lesson, for the objectives that are on."""
+def run_passes(
+    model: PersonSearchModel, lesson: Lesson, objectives: Sequence[Objective], hardness: float | Tensor = 1.0
+) -> Passes:
+    """What the online model makes of a lesson, for the objectives that are on. hardness: of the drawn negatives."""
     num_pairs = len(lesson.pairs.person_id)
     image_features, image_embedding = model.encode_image(lesson.image)
     text_features = _text_mode(model, lesson, objectives)
     text_embedding = model.embed_text(text_features)
-    negatives = _draw_negatives(model, lesson, image_embedding, text_embedding).first(num_pairs)
+    negatives = _draw_negatives(model, lesson, image_embedding, text_embedding, hardness).first(num_pairs)
     own = lesson.pairs.text_2
     pair_texts = [own, lesson.batch.text_2.chosen(negatives.text_index), own]
     pair_hidden, own_hidden = _cross_modal(model, lesson, objectives, image_features.tokens, negatives, pair_texts)
@@ -50,14 +52,19 @@ def _text_mode(model: PersonSearchModel, lesson: Lesson, objectives: Sequence[Ob
 
 @torch.no_grad()
 def _draw_negatives(
-    model: PersonSearchModel, lesson: Lesson, image_embedding: Tensor, text_embedding: Tensor
+    model: PersonSearchModel,
+    lesson: Lesson,
+    image_embedding: Tensor,
+    text_embedding: Tensor,
+    hardness: float | Tensor,
 ) -> Negatives:
     momentum = lesson.momentum
     # Without autocast: products in bf16, divided by a temperature near 0.05, would be off by several hundredths.
     with torch.autocast(image_embedding.device.type, enabled=False):
         logits_i2t = image_embedding.float() @ momentum.text.float().T / model.temperature
         logits_t2i = text_embedding.float() @ momentum.image.float().T / model.temperature
-    return draw_negatives(logits_i2t, logits_t2i, momentum.person_id)
+    # Logits of 0 make all other people of the batch equally likely.
+    return draw_negatives(hardness * logits_i2t, hardness * logits_t2i, momentum.person_id)
 
 
 def _cross_modal(
@@ -68,24 +75,42 @@ def _cross_modal(
     negatives: Negatives,
     pair_texts: Sequence[Texts],
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
-    """One pass over the rows of all objectives: hidden states of the 3n pairs (3n, L, D), and of the others by key.
+    """Hidden states of the 3n pairs (3n, L, D), and of the objectives' own rows by key.
 
-    Rows go with their own images, but for the last n of the pairs, the texts with a wrong image.
+    One pass over all rows of the n pairs, and one more for each other number of pairs that an objective sees.
     """
     n = len(lesson.pairs.person_id)
-    rows = {each.key: each.rows(lesson.pairs, lesson.prepared[each.key]) for each in objectives if each.has_rows}
-    pair_rows, wrong_image = [], None
+    rows: dict[int, dict[str, TextRows]] = {n: {}}  # by the number of pairs
+    for each in objectives:
+        if each.has_rows:
+            pairs = lesson.own_pairs[each.key]
+            rows.setdefault(len(pairs.person_id), {})[each.key] = each.rows(pairs, lesson.prepared[each.key])
+    pair_rows: list[TextRows] = []
     if any(objective.sees_pairs for objective in objectives):
         with_chunks = any(objective.sees_chunks for objective in objectives)
         pair_rows = [_pair_rows(texts, with_chunks) for texts in pair_texts]
-        wrong_image = negatives.image_index
-        if 2 * n < len(image_tokens):  # only these images are looked at: no keys and values for others
-            image_tokens = torch.cat([image_tokens[:n], image_tokens[wrong_image]])
-            wrong_image = n + torch.arange(n, device=image_tokens.device)
-    else:
-        image_tokens = image_tokens[:n]
+    pair_hidden, own_hidden = _pass(model, rows.pop(n), pair_rows, image_tokens, n, negatives.image_index)
+    for number, others in rows.items():
+        own_hidden |= _pass(model, others, [], image_tokens, number)[1]
+    return pair_hidden, own_hidden
+
+
+def _pass(
+    model: PersonSearchModel,
+    rows: Mapping[str, TextRows],
+    pair_rows: Sequence[TextRows],
+    image_tokens: Tensor,
+    n: int,
+    wrong_image: Tensor | None = None,
+) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """Rows go with their own images, the first n, but for the last n of the pairs: texts with a wrong image (n,)."""
     if not rows and not pair_rows:
         return None, {}
+    if not pair_rows:
+        image_tokens, wrong_image = image_tokens[:n], None
+    elif 2 * n < len(image_tokens):  # only these images are looked at: no keys and values for others
+        image_tokens = torch.cat([image_tokens[:n], image_tokens[wrong_image]])
+        wrong_image = n + torch.arange(n, device=image_tokens.device)
     ids, tokens, wanted = join_rows([*rows.values(), *pair_rows])
     hidden = model.text_encoder.cross_modal(
         ids, tokens.mask, image_tokens, wrong_image, own_images=n, at_most=tokens.at_most, wanted=wanted

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dataset.batches import TrainBatch
-from losses.objective import Embeddings, Lesson, Objective
+from losses.objective import Curriculum, Embeddings, Lesson, Objective
 from training.parallel import averaging, mixed_parameters, unwrapped
 from training.state import TrainState
 from utils.config import Config
@@ -22,7 +22,7 @@ class DeviceStep(Protocol):
     """`device_step`, or the same as a CUDA graph."""
 
     def __call__(
-        self, state: TrainState, online: nn.Module, batch: TrainBatch, alpha: float, config: Config
+        self, state: TrainState, online: nn.Module, batch: TrainBatch, now: Curriculum, config: Config
     ) -> dict[str, Tensor]: ...
 
 
@@ -30,7 +30,7 @@ def train_step(
     state: TrainState,
     online: nn.Module,
     batch: TrainBatch,
-    alpha: float,
+    now: Curriculum,
     config: Config,
     run: DeviceStep | None = None,
 ) -> dict[str, Tensor]:
@@ -38,12 +38,12 @@ def train_step(
 
     Args:
         online: `training.objectives.Objectives`, or DDP around it.
-        alpha: weight of the momentum encoder's soft targets, in [0, 1].
+        now: where the step stands in the schedules of alpha and of the negatives.
         run: how the device's part is run; None = `device_step`, eagerly.
     Returns: detached scalar losses by key, with their weighted sum as "total". The next step may overwrite them.
     Averaged over the processes they are those of the whole batch (`shares_of`).
     """
-    losses = (run or device_step)(state, online, batch, alpha, config)
+    losses = (run or device_step)(state, online, batch, now, config)
     state.schedule.step()
     state.step += 1
     state.batch += 1
@@ -51,7 +51,7 @@ def train_step(
 
 
 def device_step(
-    state: TrainState, online: nn.Module, batch: TrainBatch, alpha: float | Tensor, config: Config
+    state: TrainState, online: nn.Module, batch: TrainBatch, now: Curriculum, config: Config
 ) -> dict[str, Tensor]:
     """All of a step that runs on the device and never asks it for a number: losses, gradients, updates, queue."""
     objectives, device, precision = unwrapped(online), batch.person_id.device, config.train.precision
@@ -63,7 +63,7 @@ def device_step(
     for lesson, share in zip(lessons, shares_of(lessons, objectives.objectives), strict=True):
         with averaging(online, now=lesson is lessons[-1]):
             with autocast(device, precision):
-                losses = online(lesson, candidates, state.queue, alpha)
+                losses = online(lesson, candidates, state.queue, now)
             losses = {key: share[key] * loss if key in share else loss for key, loss in losses.items()}
             losses["total"] = objectives.total(losses)
             state.scaler.scale(losses["total"]).backward()

@@ -206,8 +206,16 @@ class LossesConfig:
     alpha: Fraction
     warm_up: bool
     mlm_probability: NonZeroFraction
+    mlm_attribute_probability: NonZeroFraction | None
     mrtd_mask_probability: NonZeroFraction
     cross_modal_share: NonZeroFraction
+    mlm_share: NonZeroFraction | None
+    hard_negatives_after_steps: NaturalInt
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of a batch's pairs, all that go through the cross-modal encoder together."""
+        return (self.cross_modal_share,) if self.mlm_share is None else (self.cross_modal_share, self.mlm_share)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -54,7 +54,7 @@ def test_evaluation_batches():
 
 def test_a_batch_for_a_gpu_has_one_length_and_one_bucket():
     long, short = tokens(101, 7, 8, attributes=[0, 1, 1]), tokens(101)
-    batch = collate_for_gpu([train_sample(1, long, short), train_sample(2, short, long)], parts=1, share=0.5)
+    batch = collate_for_gpu([train_sample(1, long, short), train_sample(2, short, long)], parts=1, shares=(0.5,))
     assert batch.text_1.input_ids.shape == batch.text_2.input_ids.shape == (2, 16)
     assert batch.text_1.bucket == batch.text_2.bucket
     # of the first half alone, text_1 has 3 of 16 places: two eighths; 2 of them in chunks: one eighth
@@ -74,7 +74,7 @@ def test_a_bucket_bounds_every_part_of_every_batch():
             train_sample(0, *(tokens(*range(1, n + 1), attributes=[k % 3 for k in range(n)]) for n in pair))
             for pair in lengths
         ]
-        batch = collate_for_gpu(samples, parts=2, share=0.5)
+        batch = collate_for_gpu(samples, parts=2, shares=(0.5,))
         for part in split(batch, 2):
             for texts in (part.text_1, part.text_2, part.text_1.first(2), part.text_2.first(2)):
                 for places in (texts.tokens(), texts.class_tokens(), texts.class_and_chunk_tokens()):
@@ -82,7 +82,7 @@ def test_a_bucket_bounds_every_part_of_every_batch():
 
 
 def test_to_device_reaches_every_tensor():
-    batch = collate_for_gpu([train_sample(1, tokens(101), tokens(101))], parts=1, share=1.0)
+    batch = collate_for_gpu([train_sample(1, tokens(101), tokens(101))], parts=1, shares=(1.0,))
     moved = to_device(batch, "meta")
     assert isinstance(moved, TrainBatch)
     assert isinstance(moved.text_2, Texts)

@@ -55,6 +55,12 @@ def test_negatives_are_other_people_drawn_by_their_weights():
         torch.testing.assert_close(count / 2000, weights, rtol=0, atol=0.056)
 
 
+def test_logits_of_zero_make_all_other_people_equally_likely():
+    """What `training.passes` does with them where negatives are to be drawn at random."""
+    weights = negative_weights(0.0 * torch.randn(3, 3, generator=seeded()), torch.tensor([1, 2, 1]))
+    torch.testing.assert_close(weights, torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.0, 1.0, 0.0]]))
+
+
 def test_a_batch_of_one_person_has_no_valid_negative_and_does_not_crash():
     negatives = draw_negatives(torch.zeros(3, 3), torch.zeros(3, 3), torch.tensor([5, 5, 5]), seeded())
     assert not negatives.image_valid.any()

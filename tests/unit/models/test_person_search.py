@@ -9,6 +9,7 @@ import torch
 import dataset.texts
 from dataset.batches import collate_for_gpu, to_device
 from dataset.texts import Texts
+from losses.objective import Curriculum
 from models.build import build_model, build_momentum_encoder
 from models.person_search import TEMPERATURE_RANGE
 from tests.helpers.gradients import draws_by_content
@@ -57,7 +58,7 @@ def test_numbers_known_beforehand_change_no_loss_and_no_gradient(debug_config, b
     with draws_by_content():  # more places draw more numbers, so that later draws would be others
         counted, counted_loss = total_loss(config, batch)
         monkeypatch.setattr(dataset.texts, "COUNTING_IS_FREE", frozenset())  # as on a GPU
-        told, told_loss = total_loss(config, collate_for_gpu(batch, parts=1, share=0.5))
+        told, told_loss = total_loss(config, collate_for_gpu(batch, parts=1, shares=(0.5,)))
     counted_loss.backward()
     told_loss.backward()
     torch.testing.assert_close(told_loss, counted_loss, rtol=1e-12, atol=0)
@@ -70,11 +71,11 @@ def test_a_step_never_waits_for_the_gpu(debug_config, batch):
     config, device = debug_config("train.precision=bf16"), torch.device("cuda")
     model, objectives, momentum_encoder, queue = (part.to(device) for part in build_learner(config))
     state = build_state(model, momentum_encoder, queue, config, total_steps=9, filled=[])
-    batch = to_device(collate_for_gpu(batch, parts=1, share=1.0), device)
-    train_step(state, objectives, batch, 0.4, config)  # compiles kernels, which waits
+    batch = to_device(collate_for_gpu(batch, parts=1, shares=(1.0,)), device)
+    train_step(state, objectives, batch, Curriculum(0.4), config)  # compiles kernels, which waits
     torch.cuda.set_sync_debug_mode("error")
     try:
-        losses = train_step(state, objectives, batch, 0.4, config)
+        losses = train_step(state, objectives, batch, Curriculum(0.4), config)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(losses["total"])

@@ -23,6 +23,7 @@ from dataset.batches import collate_for_gpu, to_device
 from evaluation import token_store
 from evaluation.rerank import rerank
 from evaluation.token_store import TokenStore
+from losses.objective import Curriculum
 from models.build import build_momentum_encoder
 from models.selective_scan import interface, triton_scan
 from tests.helpers.reranking import NUM_IMAGES, random_captions, random_similarity
@@ -108,10 +109,10 @@ def test_a_step_but_for_its_backward_pass(debug_config, batch, gpu, monkeypatch)
             parameter.grad = torch.zeros_like(parameter)
 
     monkeypatch.setattr(FakeTensor, "backward", backward)
-    batch = to_device(collate_for_gpu(batch, parts=1, share=1.0), CUDA)
+    batch = to_device(collate_for_gpu(batch, parts=1, shares=(1.0,)), CUDA)
     for _ in range(2):
         gpu.copied.clear()
-        losses = train_step(state, objectives, batch, 0.4, config)
+        losses = train_step(state, objectives, batch, Curriculum(0.4), config)
     assert gpu.copied == []
     assert set(interface._CHOSEN.values()) == {"triton"}
     assert losses.keys() == {*objectives.keys, "total"}
@@ -139,8 +140,8 @@ def test_the_backward_pass_reads_no_number(debug_config, batch, monkeypatch):
     monkeypatch.setattr(dataset.texts, "COUNTING_IS_FREE", frozenset())  # as on a GPU
     config = debug_config("losses.cross_modal_share=0.5")
     model, objectives, _, queue = build_learner(config)
-    batch = collate_for_gpu(batch, parts=1, share=0.5)
-    losses = train_step(state_of(model, queue, config), objectives, batch, 0.4, config)
+    batch = collate_for_gpu(batch, parts=1, shares=(0.5,))
+    losses = train_step(state_of(model, queue, config), objectives, batch, Curriculum(0.4), config)
     assert losses.keys() == {*objectives.keys, "total"}
     with pytest.raises(AssertionError):
         watched(losses["total"], backward=Tensor.item)

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from dataset.batches import collate_for_gpu, to_device
+from losses.objective import Curriculum
 from tests.helpers.steps import build_learner
 from training.graphs import GraphedStep, obstacle
-from training.loop import alpha_at
+from training.loop import curriculum_at
 from training.optimizer import keep_rates_on
 from training.state import MODULES, build_state
 from training.step import train_step
@@ -64,7 +65,7 @@ def batches_of(batch, config):
         )
         one = batch if number % 2 else shorter
         one = one._replace(image_1=one.image_1.roll(number, 0), person_id=one.person_id.roll(number))
-        yield collate_for_gpu(one, parts=config.train.accumulate, share=config.losses.cross_modal_share)
+        yield collate_for_gpu(one, parts=config.train.accumulate, shares=config.losses.shares)
 
 
 @pytest.mark.parametrize("settings", [(), ("train.accumulate=2", "losses.cross_modal_share=0.5")])
@@ -78,8 +79,8 @@ def test_replays_are_the_steps_that_would_have_run(debug_config, batch, settings
         run = GraphedStep(recorder) if graphed else None
         losses = []
         for one in batches_of(batch, config):
-            alpha = alpha_at(state.step, 7, 0.4, True)
-            found = train_step(state, learner.objectives, one, alpha, config, run)
+            now = curriculum_at(state.step, 7, config.losses)
+            found = train_step(state, learner.objectives, one, now, config, run)
             losses.append({key: loss.item() for key, loss in found.items()})
         content = [getattr(state, name).state_dict() for name in ("model", "momentum_encoder", "queue", "schedule")]
         results.append((losses, content, torch.get_rng_state()))
@@ -100,10 +101,10 @@ def test_a_capture_that_fails_is_one_line_and_steps_go_on(debug_config, batch, c
         raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
 
     run = GraphedStep(refuse)
-    batch = collate_for_gpu(batch, parts=1, share=1.0)
+    batch = collate_for_gpu(batch, parts=1, shares=(1.0,))
     with caplog.at_level(logging.WARNING):
         for _ in range(WARM_UP_CALLS + 2):
-            train_step(state, learner.objectives, batch, 0.4, config, run)
+            train_step(state, learner.objectives, batch, Curriculum(0.4), config, run)
     (record,) = [record for record in caplog.records if record.name == cuda_graphs.logger.name]
     assert record.getMessage() == (
         "a step cannot be captured as a CUDA graph and runs eagerly: operation not permitted when stream is capturing"
@@ -127,8 +128,8 @@ def test_what_cannot_be_captured(debug_config, settings, device, processes, reas
 
 
 def test_shapes_tell_buckets_apart(batch):
-    one = collate_for_gpu(batch, parts=1, share=1.0)
-    other = collate_for_gpu(batch._replace(image_1=batch.image_1.flip(0)), parts=1, share=1.0)
+    one = collate_for_gpu(batch, parts=1, shares=(1.0,))
+    other = collate_for_gpu(batch._replace(image_1=batch.image_1.flip(0)), parts=1, shares=(1.0,))
     assert shapes_of(one) == shapes_of(other)
     bucket = one.text_1.bucket
     assert shapes_of(one) != shapes_of(one._replace(text_1=one.text_1._replace(bucket=bucket._replace(tokens=1))))
@@ -148,7 +149,7 @@ def test_a_graph_gives_the_losses_of_eager_steps(debug_config, batch):
         torch.manual_seed(1)
         losses = []
         for one in batches_of(batch, config):
-            found = train_step(state, objectives, to_device(one, device), 0.4, config, run)
+            found = train_step(state, objectives, to_device(one, device), Curriculum(0.4), config, run)
             losses.append({key: loss.item() for key, loss in found.items()})
         results.append(losses)
         if graphed:

@@ -13,7 +13,7 @@ import models.attention
 from bench.step_cases import made_up_batch
 from dataset.batches import TrainBatch, collate_for_gpu
 from dataset.texts import Texts
-from losses.objective import ObjectiveSettings
+from losses.objective import Curriculum, ObjectiveSettings
 from models.build import build_momentum_encoder, build_queue
 from tests.helpers.dispatch import dispatched, signatures
 from tests.helpers.paths import CONFIGS
@@ -70,7 +70,7 @@ def step(monkeypatch):
     task = Objectives(model, objectives, weights=config.losses.weights)
 
     def run(batch: TrainBatch) -> None:
-        device_step(state, task, batch, 0.4, config)
+        device_step(state, task, batch, Curriculum(0.4), config)
 
     run(batch_of())  # allocates the optimiser's state
     return run
@@ -82,7 +82,7 @@ def batch_of(rolled: int = 0) -> TrainBatch:
     image_1, image_2 = (field.roll(rolled, 0) for field in (batch.image_1, batch.image_2))
     text_1, text_2 = (Texts(*(field.roll(rolled, 0) for field in text[:3])) for text in (batch.text_1, batch.text_2))
     own = batch._replace(image_1=image_1, image_2=image_2, text_1=text_1, text_2=text_2)
-    return collate_for_gpu(own, parts=1, share=1.0)
+    return collate_for_gpu(own, parts=1, shares=(1.0,))
 
 
 def test_a_step_is_within_its_launches(step):

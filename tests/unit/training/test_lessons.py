@@ -1,5 +1,7 @@
 """What is known before the online passes: draws and momentum targets, and nothing for objectives that are off."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -88,3 +90,28 @@ def test_only_a_share_of_the_batch_goes_through_the_cross_modal_encoder(debug_co
     losses = learner.losses(lesson)
     assert losses.keys() == OBJECTIVES.keys()
     assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_mlm_may_see_another_share_of_the_batch(debug_config, batch):
+    """All 8 pairs for mlm, 2 for the other objectives. Its rows give what they give where they alone are passed."""
+    learner = build_learner(debug_config("losses.cross_modal_share=0.25", "losses.mlm_share=1"))
+    learner.model.eval()
+    objectives = learner.objectives.objectives
+    lesson = learner.prepare(batch)
+    passes = run_passes(learner.model, lesson, objectives)
+    assert len(lesson.prepared["mlm"].input_ids) == 8
+    assert len(lesson.prepared["mrtd"].input_ids) == 2
+    assert passes.pair_class.shape == (6, 48)
+    assert {key: len(rows) for key, rows in passes.own_hidden.items()} == {"mlm": 8, "mrtd": 2}
+    for key, pairs in (("mlm", batch), ("mrtd", batch.first(2))):
+        alone = [objective for objective in objectives if objective.key == key]
+        own = run_passes(learner.model, replace(lesson, pairs=pairs), alone).own_hidden[key]
+        torch.testing.assert_close(own, passes.own_hidden[key])
+
+
+def test_words_of_attribute_chunks_have_a_probability_of_their_own(debug_config, batch):
+    learner = build_learner(debug_config("losses.mlm_attribute_probability=1", "losses.mlm_probability=1e-9"))
+    words = learner.prepare(batch).prepared["mlm"]
+    in_chunks = batch.text_1.attribute_ids > 0
+    assert in_chunks.any()
+    assert words.places.tolist() == in_chunks.nonzero().tolist()

@@ -14,7 +14,7 @@ from losses.objective import Lesson
 from tests.helpers.heads import SETTINGS
 from tests.helpers.tiny_models import BERT, tiny_model
 from training import progress
-from training.loop import alpha_at, hours
+from training.loop import alpha_at, curriculum_at, hours
 from training.parallel import checkpoint_activations, layers_of
 from training.progress import LossReader, TrainingBar
 from training.step import shares_of, split
@@ -50,7 +50,7 @@ def test_a_batch_in_parts_keeps_its_kinds_and_order():
 def lesson(mlm: torch.Tensor, mrtd: torch.Tensor) -> Lesson:
     """With these labels, and nothing else that shares depend on."""
     prepared = {"itc": None, "mlm": MaskedWords(mlm, mlm, mlm, mlm), "mrtd": ReplacedTokens(mrtd, mrtd)}
-    return Lesson(batch=None, pairs=None, image=None, momentum=None, prepared=prepared)
+    return Lesson(batch=None, pairs=None, own_pairs={}, image=None, momentum=None, prepared=prepared)
 
 
 def test_parts_count_by_their_words_or_their_pairs():
@@ -116,6 +116,12 @@ def test_the_bar_shows_as_many_losses_as_fit(monkeypatch):
 def test_soft_targets_rise_over_the_first_epoch():
     assert [alpha_at(step, 4, 0.4, True) for step in (0, 1, 4, 9)] == pytest.approx([0, 0.1, 0.4, 0.4])
     assert [alpha_at(step, 4, 0.4, False) for step in (0, 9)] == [0.4, 0.4]
+
+
+def test_negatives_are_hard_from_a_step_on(debug_config):
+    losses = debug_config("losses.hard_negatives_after_steps=3", "losses.warm_up=false").losses
+    assert [curriculum_at(step, 9, losses) for step in (0, 2, 3)] == [(0.4, 0.0), (0.4, 0.0), (0.4, 1.0)]
+    assert curriculum_at(0, 9, debug_config().losses).hardness == 1  # as published
 
 
 def test_losses_are_averaged_over_the_processes(monkeypatch):
