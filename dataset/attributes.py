@@ -160,14 +160,14 @@ def _parse_and_store(database: sqlite3.Connection, parser: Parser, captions: lis
 
 def chunks_by_spacy(captions: Sequence[str], model: str) -> Iterator[Chunks]:
     """Find chunks with spaCy's parser, in several processes if there are enough captions to pay for them."""
-    pipeline = _pipeline(model)
+    pipeline = english_pipeline(model)
     processes = min(_usable_cpus(), 1 + len(captions) // CAPTIONS_WORTH_A_PROCESS)
     for doc in pipeline.pipe(captions, n_process=processes, batch_size=128):
         yield attribute_spans([[(token.idx, token.text, token.pos_) for token in chunk] for chunk in doc.noun_chunks])
 
 
 @cache
-def _pipeline(model: str) -> Any:
+def english_pipeline(model: str) -> Any:
     """Load the parser once, because a search cannot wait for it each time."""
     import spacy
 

@@ -49,12 +49,14 @@ class Answer(NamedTuple):
 
     query: str  # the sentence as given; "" if the query was an image
     hits: tuple[Hit, ...]
-    nothing_matches: bool | None  # the person is probably not in the gallery; None = not calibrated
-    confidence: float | None  # probability that the person is in the gallery; None = not calibrated
+    nothing_matches: bool | None  # the person is probably not in the gallery; None = not calibrated, or marks given
+    confidence: float | None  # probability that the person is in the gallery; None = not calibrated, or marks given
     seconds: float
     mode: Mode  # "fast" also if the model has no second stage
     num_pieces: int = 0  # word pieces of the sentence that the model read
     unknown_pieces: tuple[str, ...] = ()  # those among them that are not in its vocabulary, in order; it reads [UNK]
+    unknown_words: tuple[str, ...] = ()  # of the sentence, which the model cannot have understood; they lower confidence
+    negated: tuple[str, ...] = ()  # what the sentence says that the person has not: "hat" of "without a hat"
 
 
 class WordHeat(NamedTuple):

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from gallery.encoding.chunks import QueryChunks, chunks_of, no_chunks
 from gallery.encoding.encoder import Encoder, Sentence, best_device, pixels_of
 from gallery.encoding.pictures import IndexedImage, decode
 from gallery.footage.origin import Origin
+from gallery.search.feedback import Marks, marked_candidates, marks_of
 from gallery.search.filters import Filter
 from gallery.search.heat import word_heats
 from gallery.search.live import LiveIndex, View
 from gallery.search.nearest import key_of
-from gallery.search.ranking import Ranked, candidates, confidence_of, hits_of
+from gallery.search.negation import read_negations
+from gallery.search.ranking import Ranked, confidence_of, hits_of
 from gallery.search.second_stage import match_candidates
 from gallery.search.tracks import Track, track_around
+from gallery.search.words import trust_in, unknown_words
 from gallery.store.sources import SourceInfo
 from models.attention_maps import word_attention
 from utils.config import stored_config
@@ -70,9 +74,19 @@ class Gallery:
         return len(self._live.now().store)
 
     def query(
-        self, sentence: str, *, top: int = 20, fast: bool = False, where: Filter | None = None, group: bool = True
+        self,
+        sentence: str,
+        *,
+        top: int = 20,
+        fast: bool = False,
+        where: Filter | None = None,
+        group: bool = True,
+        liked: Sequence[str] = (),
+        disliked: Sequence[str] = (),
     ) -> Answer:
         """The images that fit a sentence best.
+
+        What the sentence denies ("without a hat") is cut out of it.
 
         Args:
             sentence: only its first dataset.max_words words count.
@@ -83,20 +97,25 @@ class Gallery:
             where: only the images that pass take part.
             group: one hit for all crops of a track and for near-identical images, namely the one most similar to the
                 sentence; `top` and eval.rerank_top_k then count such groups. Otherwise each image is a hit of its own.
-        Raises: CannotAnswer if the sentence is empty, top is not positive, or no source passes the filter; UserError as
-            `Gallery.open`.
+            liked, disliked: ids of images that show the person, or somebody else. They move the query, and the
+                disliked ones leave the answer with their tracks.
+        Raises: CannotAnswer if the sentence is empty, top is not positive, no source passes the filter, or an image is
+            both liked and disliked; UnknownImage (a KeyError) if there is no such image; UserError as `Gallery.open`.
         """
         begin = time.perf_counter()
         view, where = self._view(top, where)
+        marks, reading = marks_of(view, liked, disliked), read_negations(sentence)
         with self._model:
-            encoded = self._encoder.sentence(sentence)
+            encoded = self._encoder.sentence(reading.kept)
         mode: Mode = "fast" if fast or not self._rerank_top_k else "exact"
         count = max(top, self._rerank_top_k) if mode == "exact" else top
-        ranked = candidates(view, encoded.vector, count, where=where, group=group)
+        ranked = marked_candidates(view, encoded.vector, count, marks, where=where, group=group)
         if mode == "exact":
             ranked = self._matched(view, encoded, ranked)
         hits = hits_of(view, ranked[:top], where=where, group=group)
-        confidence, nothing = confidence_of(view, hits, mode)
+        text = " ".join([encoded.text, *(each.text for each in reading.negated)])
+        unknown = self._unknown_words(view, text, encoded)
+        confidence, nothing = (None, None) if any(marks) else confidence_of(view, hits, mode, trust_in(text, unknown))
         return Answer(
             sentence,
             tuple(hits),
@@ -106,34 +125,54 @@ class Gallery:
             mode,
             encoded.num_pieces,
             tuple(encoded.unknown_pieces),
+            unknown,
+            tuple(each.text for each in reading.negated),
         )
 
     def query_image(
-        self, image: Image.Image, *, top: int = 20, where: Filter | None = None, group: bool = True
+        self,
+        image: Image.Image,
+        *,
+        top: int = 20,
+        where: Filter | None = None,
+        group: bool = True,
+        liked: Sequence[str] = (),
+        disliked: Sequence[str] = (),
     ) -> Answer:
         """The images of people who look most like the one in a picture, by the similarity of the image vectors.
 
         image: an open picture; its EXIF orientation is respected. Others: as for `query`.
-        Raises: CannotAnswer if top is not positive or no source passes the filter; UserError as `Gallery.open`.
+        Raises: as `query`.
         """
         begin = time.perf_counter()
         view, where = self._view(top, where)
+        marks = marks_of(view, liked, disliked)
         pixels = pixels_of(image, self._encoder.image_size)
         with self._model:
             vector = self._encoder.images(pixels[None]).vectors[0]
-        return _alike(view, vector, top, where, group, begin)
+        return _alike(view, vector, top, marks, where, group, begin)
 
-    def query_similar(self, image_id: str, *, top: int = 20, where: Filter | None = None, group: bool = True) -> Answer:
+    def query_similar(
+        self,
+        image_id: str,
+        *,
+        top: int = 20,
+        where: Filter | None = None,
+        group: bool = True,
+        liked: Sequence[str] = (),
+        disliked: Sequence[str] = (),
+    ) -> Answer:
         """The same for an indexed image, by its vector in the index. Its own hit comes first, if it passes the filter.
 
         Raises: UnknownImage (a KeyError) if there is no such image; otherwise as `query_image`.
         """
         begin = time.perf_counter()
         view, where = self._view(top, where)
-        return _alike(view, view.store.vector(key_of(view, image_id)), top, where, group, begin)
+        marks = marks_of(view, liked, disliked)
+        return _alike(view, view.store.vector(key_of(view, image_id)), top, marks, where, group, begin)
 
     def explain(self, sentence: str, image_id: str) -> list[WordHeat]:
-        """Where in an indexed image the model looks for each word of a sentence.
+        """Where in an indexed image the model looks for each word of a sentence, except for what the sentence denies.
 
         Raises: UnknownImage (a KeyError) if there is no such image; CannotAnswer if the sentence is empty;
             PictureChanged if its file has changed since; UserError if the model has no attention maps of words.
@@ -141,7 +180,7 @@ class Gallery:
         pixels = pixels_of(decode(self.image(image_id).read()), self._encoder.image_size)
         model, device = self._encoder.model, self._encoder.device
         with self._model:
-            encoded = self._encoder.sentence(sentence)
+            encoded = self._encoder.sentence(read_negations(sentence).kept)
             chunks = self._chunks(encoded)
             image = model.normalize(pixels[None].to(device))
             heat = word_attention(model, image, torch.tensor(encoded.encoded.ids, device=device))
@@ -184,6 +223,10 @@ class Gallery:
     def _chunks(self, sentence: Sentence) -> QueryChunks:
         return chunks_of(sentence.text, sentence.encoded) if self._scores_chunks else no_chunks(sentence.encoded)
 
+    def _unknown_words(self, view: View, text: str, sentence: Sentence) -> tuple[str, ...]:
+        learned = view.calibration.learned_words if view.calibration else ()
+        return unknown_words(text, unknown_pieces=sentence.unknown_pieces, learned=learned)
+
     def _view(self, top: int, where: Filter | None) -> tuple[View, Filter | None]:
         """The current view, and the filter if it leaves out anything. Raises: CannotAnswer."""
         if top < 1:
@@ -203,8 +246,10 @@ class Gallery:
         return sorted(matched, key=lambda each: each.score, reverse=True)
 
 
-def _alike(view: View, vector: np.ndarray, top: int, where: Filter | None, group: bool, begin: float) -> Answer:
+def _alike(
+    view: View, vector: np.ndarray, top: int, marks: Marks, where: Filter | None, group: bool, begin: float
+) -> Answer:
     """The answer to a picture's vector (E,). begin: of the query, by time.perf_counter."""
-    ranked = candidates(view, vector, top, where=where, group=group)
-    hits = hits_of(view, ranked, where=where, group=group)
+    ranked = marked_candidates(view, vector, top, marks, where=where, group=group)
+    hits = hits_of(view, ranked[:top], where=where, group=group)
     return Answer("", tuple(hits), None, None, time.perf_counter() - begin, "image")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from dataset.attributes import Chunks, chunk_ids, chunks_by_rules, chunks_by_spacy, installed_parser
 from dataset.tokenizer import Encoded
 
-_parsing = Lock()  # a spaCy pipeline serves one thread at a time
+parsing = Lock()  # a spaCy pipeline serves one thread at a time
 
 
 class QueryChunks(NamedTuple):
@@ -32,5 +32,5 @@ def no_chunks(encoded: Encoded) -> QueryChunks:
 
 def _find(sentence: str) -> Chunks:
     model = installed_parser().model
-    with _parsing:
+    with parsing:
         return next(iter(chunks_by_rules([sentence]) if model is None else chunks_by_spacy([sentence], model)))

@@ -57,7 +57,7 @@ def fold(store: Store, found: dict[int, float], count: int) -> list[FoundGroup]:
     vectors = np.zeros((count, store.manifest.width), np.float32)  # of the groups' nearest rows
     for place in _first_of_each_track(store, keys):
         key = int(keys[place])
-        vector, track = store.vector(key), _track_of(store.origin(key))
+        vector, track = store.vector(key), track_of(store.origin(key))
         alike = vectors[: len(groups)] @ vector
         if len(alike) and alike.max() >= NEAR_COPY:
             group = groups[int(alike.argmax())]
@@ -89,14 +89,15 @@ def _described(store: Store, group: FoundGroup, passes: Callable[[int], bool]) -
     own = store.origin(group.key)
     if own is None:
         return Group(len(members), None, None, None, None, copies)
-    track = _track_of(own)
+    track = track_of(own)
     start, end = (own, own) if track is None else (store.origin(crops[track][place]) for place in (0, -1))
     assert start is not None
     assert end is not None
     return Group(len(members), start.time_s, end.time_s, start.clock, end.clock, copies)
 
 
-def _track_of(origin: Origin | None) -> TrackKey | None:
+def track_of(origin: Origin | None) -> TrackKey | None:
+    """The track of a row; None = it has none."""
     return None if origin is None or origin.track is None else TrackKey(origin.source, origin.track)
 
 

@@ -41,13 +41,13 @@ def understood_share(text: str, unknown: Collection[str]) -> float:
     return sum(word not in unknown for word in telling) / len(telling) if telling else 1.0
 
 
-def discounted(confidence: float, text: str, unknown: Collection[str]) -> float:
-    """The probability that the person is in the gallery, if some words of the sentence were not understood.
+def trust_in(text: str, unknown: Collection[str]) -> float:
+    """Factor in [0, 1] of the confidence of an answer, if some words of the sentence were not understood.
 
-    The share that was understood counts squared: by that factor the described person is less often among the first
-    ten hits (measured in docs/decisions/0003-queries.md).
+    The share that was understood, squared: by that factor the described person is less often among the first ten hits
+    (measured in docs/decisions/0003-queries.md).
     """
-    return confidence * understood_share(text, unknown) ** 2
+    return understood_share(text, unknown) ** 2
 
 
 def learned_words(captions: Iterable[str]) -> list[str]:

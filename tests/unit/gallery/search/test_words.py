@@ -10,7 +10,7 @@ from dataset.perturb import with_typos
 from dataset.synthpedes.captions import write_caption
 from dataset.synthpedes.people import sample_person
 from dataset.synthpedes.views import sample_view
-from gallery.search.words import discounted, learned_words, understood_share, unknown_words
+from gallery.search.words import learned_words, trust_in, understood_share, unknown_words
 
 
 def drawn_captions(count: int) -> list[str]:
@@ -55,7 +55,7 @@ def test_the_share_counts_words_that_say_something():
     assert understood_share("a man in a red jakcet", ("jakcet",)) == pytest.approx(2 / 3)
     assert understood_share("asdf zxcvb", ("asdf", "zxcvb")) == 0
     assert understood_share("he is with her", ()) == 1
-    assert discounted(0.9, "a man in a red jakcet", ("jakcet",)) == pytest.approx(0.4)
+    assert trust_in("a man in a red jakcet", ("jakcet",)) == pytest.approx(4 / 9)
 
 
 def test_words_of_training_captions_are_learned_if_they_come_often():
