@@ -56,6 +56,16 @@ def verdict(answer: Answer) -> str:
     return f"{sure}; {answer.mode}, {answer.seconds:.2f} s"
 
 
+def remarks(answer: Answer) -> list[str]:
+    """Lines that say how the sentence was read, if there is anything to say."""
+    lines = [unknown_pieces(answer)]
+    if answer.unknown_words:
+        lines.append(f"not understood: {', '.join(answer.unknown_words)}")
+    if answer.negated:
+        lines.append(f"read as what the person must not have: {', '.join(answer.negated)}")
+    return [line for line in lines if line]
+
+
 def unknown_pieces(answer: Answer) -> str:
     """One line: which word pieces the model cannot read, and how many they are; "" if it knows all of them."""
     if not answer.unknown_pieces:
