@@ -23,6 +23,7 @@ from training.allocator import keep_freed_memory
 from training.dry_run import check
 from training.graphs import device_step_of
 from training.loop import curriculum_at, evaluate, finish_epoch, is_stale, log_step, say_done
+from training.matching_watch import MatchingWatch
 from training.objectives import build_objectives, build_task, build_trained_model
 from training.parallel import spread, whole_layers
 from training.progress import LossReader, TrainingBar
@@ -128,9 +129,10 @@ def start_from(
 def train(state: TrainState, run: Run) -> None:
     """All epochs from where the state stands; last.pth after each, best.pth when R@1 on select_on rises."""
     config = run.config
+    watch = MatchingWatch(config.train.epochs * len(run.loader.sampler))
     try:
         while state.epoch < config.train.epochs and not is_stale(state, config):
-            train_epoch(state, run)
+            train_epoch(state, run, watch)
             run.stop_if_asked(state)
             check_weights(state)
             metrics = None
@@ -152,7 +154,7 @@ def train(state: TrainState, run: Run) -> None:
         logger.info("stopped after step %d, as %s", state.step, reason)
 
 
-def train_epoch(state: TrainState, run: Run) -> None:
+def train_epoch(state: TrainState, run: Run, watch: MatchingWatch) -> None:
     """The batches of the present epoch that are not done yet, or fewer where the run has to stop."""
     config, sampler = run.config.train, run.loader.sampler
     run.online.train()
@@ -170,6 +172,7 @@ def train_epoch(state: TrainState, run: Run) -> None:
             batch = to_device(batch, run.process.device, True)
             losses = train_step(state, run.online, batch, now, run.config, run.device_step)
             reader.read(state.step, losses)
+            watch.see(reader.losses)
             seconds, since = time.perf_counter() - since, time.perf_counter()
             reader.add(seconds=seconds, images=images)
             if state.step % config.log_every_steps == 0:
