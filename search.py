@@ -24,7 +24,7 @@ from gallery.indexing.scan import not_read
 from gallery.search.calibrate import calibrate
 from gallery.search.calibration import OrderCalibration, calibration_path
 from gallery.service.audit import AuditLog
-from gallery.show import as_json, as_table, unknown_pieces, verdict
+from gallery.show import as_json, as_table, remarks, verdict
 from utils.distributed import shutdown, start
 from utils.errors import UserError
 from utils.files import save_json
@@ -137,6 +137,7 @@ def run_serve(args: argparse.Namespace) -> None:
             token=args.token,
             audit_log=args.audit_log,
             trusted_proxy=args.trusted_proxy,
+            blur_others=args.blur_others,
         )
 
 
@@ -239,6 +240,7 @@ def _add_serve_options(serve: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--trusted-proxy", metavar="ADDRESS", help="of a reverse proxy whose X-Forwarded-For is to be believed"
     )
+    serve.add_argument("--blur-others", action="store_true", help="of a full frame show one person only, and no video")
 
 
 def _add_calibrate_options(command: argparse.ArgumentParser) -> None:
@@ -280,9 +282,8 @@ def _print_answer(answer: Answer, gallery: Gallery, args: argparse.Namespace) ->
     console.print(as_table(answer, Path(description["root"])))
     if not args.fast and answer.mode == "fast":
         console.print(f"second stage: {description['second_stage']}", markup=False, soft_wrap=True)
-    for line in (unknown_pieces(answer), verdict(answer)):
-        if line:
-            console.print(line, markup=False, soft_wrap=True)
+    for line in (*remarks(answer), verdict(answer)):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _described(order: OrderCalibration | None) -> str:

@@ -90,6 +90,7 @@ class Video:
     def pixels_at(self, time_s: float) -> np.ndarray:
         """The first frame that is not before this time, found from the key frame before it; for one call per video.
 
+        An AVI file is decoded from its beginning: it has no times of presentation, and those guessed after a jump differ.
         Raises: Unreadable if there is none.
         """
         start = None
@@ -97,7 +98,7 @@ class Video:
             seconds = _seconds(frame, self._stream, number)
             if start is None:
                 start = seconds
-                if frame.time is not None:  # else the numbers tell the time, and none may be left out
+                if frame.time is not None and self._container.format.name != "avi":
                     self._seek(start + time_s)
             if seconds - start >= time_s - 1e-6:
                 return self._pixels(frame)

@@ -50,6 +50,8 @@ def _add_descriptions(router: APIRouter, service: Service) -> None:
             details=details,
             max_upload_bytes=service.limits.upload_bytes,
             signed_in=not service.access.open,
+            origins=bool(service.gallery.sources()),
+            blur_others=service.blur_others,
         )
 
 

@@ -24,6 +24,7 @@ class Limits(NamedTuple):
     pixels: int = MAX_PIXELS  # of a picture, uploaded or indexed
     other_body_bytes: int = 64 * 2**10
     waiting_calls: int = 16  # for the model, which runs one call at a time
+    decoders: int = 2  # frames that are decoded at once; others wait
     model_calls: Rate = Rate(burst=60, per_minute=120)
     sign_ins: Rate = Rate(burst=5, per_minute=5)
     files: Rate = Rate(burst=1000, per_minute=6000)  # thumbnails, the page itself

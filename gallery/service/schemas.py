@@ -8,9 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gallery.answers import Answer, Mode, WordHeat
+from gallery.search.filters import Filter
+from gallery.service.origin_schemas import GroupInfo, NameOf, OriginInfo
 
 MAX_QUERY_CHARACTERS = 500  # the model reads at most some 90 words
 MAX_TOP = 200
+MAX_PATTERNS, MAX_PATTERN_CHARACTERS = 20, 300
 HEAT_DIGITS = 3
 
 Query = Annotated[
@@ -24,6 +27,16 @@ ImageId = Annotated[
     Field(description="`image_id` of a hit.", examples=["9f2c4e1a7b3d5068"]),
 ]
 Top = Annotated[int, Field(ge=1, le=MAX_TOP, description="How many hits to return.", examples=[20])]
+Group = Annotated[bool, Field(description="One hit for each person's track and for near-identical images.")]
+Sources = Annotated[
+    list[Annotated[str, StringConstraints(max_length=MAX_PATTERN_CHARACTERS)]],
+    Field(max_length=MAX_PATTERNS, description="Patterns of which the source must match one.", examples=[["cam1*"]]),
+]
+Time = Annotated[
+    str | None,
+    Field(max_length=40, description="The camera's local time: from then on (`after`), until then (`before`)."),
+]
+MinHeight = Annotated[float | None, Field(ge=0, description="Of the person's box in the full frame, in pixels.")]
 
 
 class Strict(BaseModel):
@@ -32,19 +45,33 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class SearchRequest(Strict):
+class Narrowed(Strict):
+    """Which images take part in a search, and how its hits are counted."""
+
+    top: Top = 20
+    group: Group = True
+    source: Sources = []
+    after: Time = None
+    before: Time = None
+    min_height: MinHeight = None
+
+    @property
+    def where(self) -> Filter:
+        """Raises: CannotAnswer."""
+        return Filter.parse(source=self.source, after=self.after, before=self.before, min_height=self.min_height)
+
+
+class SearchRequest(Narrowed):
     """Search with a sentence."""
 
     query: Query
-    top: Top = 20
     fast: bool = Field(False, description="Order by similarity alone, without the matching head.")
 
 
-class SimilarRequest(Strict):
+class SimilarRequest(Narrowed):
     """Search for people who look like the one in an indexed image."""
 
     image_id: ImageId
-    top: Top = 20
 
 
 class ExplainRequest(Strict):
@@ -75,6 +102,8 @@ class SearchHit(BaseModel):
     )
     similarity: float = Field(examples=[0.62], description="Cosine of the two embeddings, in [-1, 1].")
     parts: list[Part] = Field(description="In the order of the sentence; empty where the matching head was not asked.")
+    origin: OriginInfo | None = Field(description="Where it was cut from; null for a plain picture.")
+    group: GroupInfo | None = Field(description="What it stands for; null where the answer is not in groups.")
 
 
 class SearchAnswer(BaseModel):
@@ -100,7 +129,7 @@ class SearchAnswer(BaseModel):
     hits: list[SearchHit]
 
     @classmethod
-    def of(cls, answer: Answer, *, whole_paths: bool) -> "SearchAnswer":
+    def of(cls, answer: Answer, *, whole_paths: bool, source_name: NameOf) -> "SearchAnswer":
         hits = [
             SearchHit(
                 rank=rank,
@@ -109,6 +138,8 @@ class SearchAnswer(BaseModel):
                 score=hit.score,
                 similarity=hit.similarity,
                 parts=[Part(text=chunk.text, score=chunk.score) for chunk in hit.chunks],
+                origin=None if hit.origin is None else OriginInfo.of(hit.origin, source_name),
+                group=None if hit.group is None else GroupInfo.of(hit.group),
             )
             for rank, hit in enumerate(answer.hits, start=1)
         ]
@@ -161,6 +192,8 @@ class GalleryInfo(BaseModel):
     max_top: int = MAX_TOP
     max_upload_bytes: int
     signed_in: bool = Field(description="Whether a token was needed to read this.")
+    origins: bool = Field(description="Whether it is known of any image where it comes from, so that filters apply.")
+    blur_others: bool = Field(description="Whether frames show one person only, and videos are not given out.")
 
 
 class Health(BaseModel):

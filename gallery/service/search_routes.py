@@ -8,14 +8,19 @@ from fastapi import APIRouter, File, Form, Request, UploadFile
 
 from gallery.answers import Answer
 from gallery.encoding.pictures import decode
+from gallery.search.filters import Filter
 from gallery.service.guard import client_of
 from gallery.service.problems import PROBLEMS
 from gallery.service.schemas import (
     ExplainRequest,
     Explanation,
+    Group,
+    MinHeight,
     SearchAnswer,
     SearchRequest,
     SimilarRequest,
+    Sources,
+    Time,
     Top,
     Word,
 )
@@ -29,26 +34,35 @@ def search_router(service: Service) -> APIRouter:
 
     @router.post("/search", summary="Search with a sentence")
     async def search(request: Request, body: SearchRequest) -> SearchAnswer:
-        call = partial(gallery.query, body.query, top=body.top, fast=body.fast)
-        return await service.search(request, call, query=body.query)
+        where = body.where
+        call = partial(gallery.query, body.query, top=body.top, fast=body.fast, where=where, group=body.group)
+        return await service.search(request, call, query=body.query, **where.described())
 
     @router.post("/search/image", summary="Search for people who look like the one in a picture")
     async def search_image(
         request: Request,
         image: Annotated[UploadFile, File(description="JPEG, PNG or WebP of one person, cropped.")],
         top: Annotated[Top, Form()] = 20,
+        group: Annotated[Group, Form()] = True,
+        source: Annotated[Sources, Form()] = [],  # noqa: B006 (FastAPI copies it)
+        after: Annotated[Time, Form()] = None,
+        before: Annotated[Time, Form()] = None,
+        min_height: Annotated[MinHeight, Form()] = None,
     ) -> SearchAnswer:
-        data = await image.read()
+        data, where = await image.read(), Filter.parse(source=source, after=after, before=before, min_height=min_height)
 
         def call() -> Answer:
-            return gallery.query_image(decode(data, max_pixels=service.limits.pixels), top=top)
+            picture = decode(data, max_pixels=service.limits.pixels)
+            return gallery.query_image(picture, top=top, where=where, group=group)
 
-        return await service.search(request, call, image_sha256=hashlib.sha256(data).hexdigest())
+        sha256 = hashlib.sha256(data).hexdigest()
+        return await service.search(request, call, image_sha256=sha256, **where.described())
 
     @router.post("/search/similar", summary="Search for people who look like the one in an indexed image")
     async def search_similar(request: Request, body: SimilarRequest) -> SearchAnswer:
-        call = partial(gallery.query_similar, body.image_id, top=body.top)
-        return await service.search(request, call, image_id=body.image_id)
+        where = body.where
+        call = partial(gallery.query_similar, body.image_id, top=body.top, where=where, group=body.group)
+        return await service.search(request, call, image_id=body.image_id, **where.described())
 
     @router.post("/explain", summary="Where in an indexed image the model looks for each word")
     async def explain(request: Request, body: ExplainRequest) -> Explanation:

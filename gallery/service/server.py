@@ -36,6 +36,7 @@ def serve(
     token: str | None = None,
     audit_log: str | Path | None = None,
     trusted_proxy: str | None = None,
+    blur_others: bool = False,
 ) -> None:
     """Serve until Ctrl-C.
 
@@ -44,13 +45,14 @@ def serve(
         token: required unless the host is a loopback address.
         trusted_proxy: address or network of a reverse proxy whose X-Forwarded-For and X-Forwarded-Proto are believed;
             None = nobody's.
+        blur_others: as for `create_app`.
     Raises: UserError for a host without a token, a weak token, a port in use, an audit log that cannot be written, or a
         proxy that is not an address.
     """
     check_token(token, host)
     if trusted_proxy is not None:
         _check_address(trusted_proxy)
-    app = create_app(gallery, token=token, audit_log=audit_log)
+    app = create_app(gallery, token=token, audit_log=audit_log, blur_others=blur_others)
     config = _server_config(app, trusted_proxy)
     with contextlib.closing(listen(host, port)) as listener:
         shown = f"[{host}]" if ":" in host else host

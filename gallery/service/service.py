@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import HTTPException, Request
@@ -15,6 +15,7 @@ from gallery.service.guard import client_of
 from gallery.service.limits import Limits
 from gallery.service.problems import no_image
 from gallery.service.schemas import SearchAnswer
+from gallery.service.source_names import SourceNames
 from gallery.store.store import UnknownImage
 
 if TYPE_CHECKING:
@@ -28,9 +29,14 @@ T = TypeVar("T")
 class Service:
     """The model answers one call at a time, in its own thread; the page and pictures are served in the meantime."""
 
-    def __init__(self, gallery: "Gallery", access: Access, audit: AuditLog, limits: Limits) -> None:
+    def __init__(
+        self, gallery: "Gallery", access: Access, audit: AuditLog, limits: Limits, *, blur_others: bool = False
+    ) -> None:
         self.gallery, self.access, self.audit, self.limits = gallery, access, audit, limits
+        self.blur_others = blur_others  # show nobody but the person of the image that was asked for
+        self.source_name = SourceNames(gallery, whole_paths=access.open)
         self._one_at_a_time = CapacityLimiter(1)
+        self._decoders = CapacityLimiter(limits.decoders)
         self._calls = 0  # running and waiting; the limiter itself counts a call one turn of the event loop too late
 
     async def ask(self, call: Callable[[], T]) -> T:
@@ -49,14 +55,18 @@ class Service:
         finally:
             self._calls -= 1
 
+    async def decode(self, call: Callable[[], T]) -> T:
+        """Run a call that decodes a recording in a thread, after the calls that came before if there are many."""
+        return await to_thread.run_sync(call, limiter=self._decoders)
+
     def told(self, error: Exception) -> str:
         """What the client is told. The message may name files and hosts, so only a service on loopback shows it."""
         logger.warning("not answered: %s", error)
         return str(error) if self.access.open else "the service cannot answer this; its log says why"
 
-    async def search(self, request: Request, call: Callable[[], Answer], **asked: str) -> SearchAnswer:
+    async def search(self, request: Request, call: Callable[[], Answer], **asked: Any) -> SearchAnswer:
         """Run a search and log it before it is answered. asked: what the audit log notes of the query."""
         answer = await self.ask(call)
         shown = [hit.image_id for hit in answer.hits]
         self.audit.write(client_of(request), "search", mode=answer.mode, **asked, shown=shown)
-        return SearchAnswer.of(answer, whole_paths=self.access.open)
+        return SearchAnswer.of(answer, whole_paths=self.access.open, source_name=self.source_name)

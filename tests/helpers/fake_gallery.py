@@ -3,14 +3,19 @@
 import hashlib
 import io
 import re
+from collections import Counter
 from pathlib import Path
 
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from gallery.answers import Answer, CannotAnswer, ChunkScore, Hit, WordHeat
+from gallery.answers import Answer, CannotAnswer, ChunkScore, Group, Hit, WordHeat
 from gallery.encoding.pictures import IndexedImage
+from gallery.footage.origin import Origin
+from gallery.search.filters import Filter
+from gallery.search.tracks import Track, TrackCrop
 from gallery.service.app import create_app
+from gallery.store.sources import SourceInfo
 from gallery.store.store import UnknownImage
 from utils.errors import UserError
 
@@ -18,12 +23,23 @@ ROWS, COLUMNS = 16, 8
 
 
 class FakeGallery:
-    """Serves image files under the ids "id0", "id1", ... The sentences "nobody", "crash" and "bad" steer it."""
+    """Serves image files under the ids "id0", "id1", ... The sentences "nobody", "crash" and "bad" steer it.
 
-    def __init__(self, paths: list[Path], *, calibrated: bool = True, second_stage: bool = True) -> None:
+    origins: by the ids; the images of a track are one hit if groups are asked for.
+    """
+
+    def __init__(
+        self,
+        paths: list[Path],
+        *,
+        calibrated: bool = True,
+        second_stage: bool = True,
+        origins: dict[str, Origin] | None = None,
+    ) -> None:
         self.paths = {f"id{index}": path for index, path in enumerate(paths)}
         self.indexed = {image_id: indexed(path) for image_id, path in self.paths.items()}
         self.calibrated, self.second_stage = calibrated, second_stage
+        self.origins = origins or {}
         self.asked: list[tuple] = []
 
     def __len__(self) -> int:
@@ -37,8 +53,43 @@ class FakeGallery:
             raise UnknownImage(image_id)
         return self.indexed[image_id]
 
-    def query(self, sentence: str, *, top: int = 20, fast: bool = False) -> Answer:
-        self.asked.append(("query", sentence, top, fast))
+    def origin(self, image_id: str) -> Origin | None:
+        self.image(image_id)
+        return self.origins.get(image_id)
+
+    def track(self, image_id: str, *, limit: int = 100) -> Track | None:
+        own = self.origin(image_id)
+        if own is None:
+            return None
+        crops = [
+            TrackCrop(other, origin) for other, origin in self.origins.items() if track_of(origin) == track_of(own)
+        ]
+        crops = (
+            sorted(crops, key=lambda crop: crop.origin.frame) if own.track is not None else [TrackCrop(image_id, own)]
+        )
+        place = [crop.image_id for crop in crops].index(image_id)
+        first = max(0, min(place - limit // 2, len(crops) - limit))
+        return Track(crops[first : first + limit], place - first, len(crops))
+
+    def sources(self) -> list[SourceInfo]:
+        names = Counter(origin.source for origin in self.origins.values())
+        by_name = {name: [own for own in self.origins.values() if own.source == name] for name in sorted(names)}
+        clocks = {name: [own.clock for own in part if own.clock] for name, part in by_name.items()}
+        return [
+            SourceInfo(
+                name,
+                names[name],
+                by_name[name][0].time_s is not None,
+                min(clocks[name], default=None),
+                max(clocks[name], default=None),
+            )
+            for name in by_name
+        ]
+
+    def query(
+        self, sentence: str, *, top: int = 20, fast: bool = False, where: Filter | None = None, group: bool = True
+    ) -> Answer:
+        self._ask("query", sentence, top, fast, where=where, group=group)
         if not re.search(r"\w", sentence):
             raise CannotAnswer("the query is empty")
         if sentence == "bad":
@@ -47,20 +98,23 @@ class FakeGallery:
             raise RuntimeError("secret detail")
         fast = fast or not self.second_stage
         texts = [] if fast else [" ".join(words) for words in chunks_of(sentence)]
-        answer = self._answer(sentence, "fast" if fast else "exact", texts, top, nobody="nobody" in sentence)
+        mode = "fast" if fast else "exact"
+        answer = self._answer(sentence, mode, texts, top, where, group, nobody="nobody" in sentence)
         words = sentence.split()  # it knows the ASCII ones
         return answer._replace(
             num_pieces=len(words), unknown_pieces=tuple(word for word in words if not word.isascii())
         )
 
-    def query_image(self, image: Image.Image, *, top: int = 20) -> Answer:
-        self.asked.append(("query_image", image.mode, image.size, top))
-        return self._answer("", "image", [], top, nobody=False)
+    def query_image(
+        self, image: Image.Image, *, top: int = 20, where: Filter | None = None, group: bool = True
+    ) -> Answer:
+        self._ask("query_image", image.mode, image.size, top, where=where, group=group)
+        return self._answer("", "image", [], top, where, group)
 
-    def query_similar(self, image_id: str, *, top: int = 20) -> Answer:
+    def query_similar(self, image_id: str, *, top: int = 20, where: Filter | None = None, group: bool = True) -> Answer:
         self.image(image_id)
-        self.asked.append(("query_similar", image_id, top))
-        return self._answer("", "image", [], top, nobody=False)
+        self._ask("query_similar", image_id, top, where=where, group=group)
+        return self._answer("", "image", [], top, where, group)
 
     def explain(self, sentence: str, image_id: str) -> list[WordHeat]:
         self.image(image_id).read()
@@ -70,14 +124,54 @@ class FakeGallery:
         part_of = {word: part for part, chunk in enumerate(chunks, start=1) for word in chunk}
         return [WordHeat(word, part_of.get(word, 0), heat_at(at / len(words))) for at, word in enumerate(words)]
 
-    def _answer(self, sentence: str, mode: str, texts: list[str], top: int, *, nobody: bool) -> Answer:
-        hits = []
-        for rank, (image_id, path) in enumerate(list(self.paths.items())[:top]):
+    def _ask(self, *question, where: Filter | None, group: bool) -> None:
+        """Note a question; of filter and groups only what is not the default."""
+        if where and not any(map(where.passes_source, {own.source for own in self.origins.values()})):
+            raise CannotAnswer("no source matches")
+        self.asked.append((*question, *([where.described()] if where else []), *([] if group else ["flat"])))
+
+    def _answer(
+        self,
+        sentence: str,
+        mode: str,
+        texts: list[str],
+        top: int,
+        where: Filter | None,
+        group: bool,
+        *,
+        nobody: bool = False,
+    ) -> Answer:
+        """Images in the order of their ids. Of the filter, only the sources count."""
+        hits: list[Hit] = []
+        tracks: dict[tuple, list[Origin]] = {}
+        for image_id, path in self.paths.items():
+            own = self.origins.get(image_id)
+            if where and (own is None or not where.passes_source(own.source)):
+                continue
+            seen = tracks.setdefault(track_of(own) if own and own.track is not None else (image_id,), [])
+            seen += [own] if own else []
+            if len(seen) > 1 and group:
+                continue
+            rank = len(hits)
             chunks = tuple(ChunkScore(text, 0.97 / (1 + (rank * (at + 1)) % 5)) for at, text in enumerate(texts))
-            hits.append(Hit(image_id, path, 4.2 - 0.3 * rank, 0.71 - 0.02 * rank, chunks))
+            hits.append(Hit(image_id, path, 4.2 - 0.3 * rank, 0.71 - 0.02 * rank, chunks, own))
+        if group:
+            hits = [hit._replace(group=group_of(tracks, hit)) for hit in hits]
         surety = 0.07 if nobody else 0.93
         answer = (nobody, surety) if self.calibrated and mode != "image" else (None, None)
-        return Answer(sentence, tuple(hits), *answer, 0.012, mode)  # type: ignore[arg-type]
+        return Answer(sentence, tuple(hits[:top]), *answer, 0.012, mode)  # type: ignore[arg-type]
+
+
+def track_of(origin: Origin) -> tuple:
+    return origin.source, origin.track
+
+
+def group_of(tracks: dict[tuple, list[Origin]], hit: Hit) -> Group:
+    own = [] if hit.origin is None else tracks.get(track_of(hit.origin), [hit.origin])
+    if not own:
+        return Group(1, None, None, None, None, ())
+    first, last = min(own, key=lambda each: each.frame), max(own, key=lambda each: each.frame)
+    return Group(len(own), first.time_s, last.time_s, first.clock, last.clock, ())
 
 
 def indexed(path: Path) -> IndexedImage:

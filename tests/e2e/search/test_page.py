@@ -172,9 +172,9 @@ def test_an_index_without_calibration_and_second_stage_and_an_empty_one(open_pag
 def test_busy_failing_and_unreachable(open_page, serve_app, crops):
     gallery, goes_on = FakeGallery(crops), threading.Event()
 
-    def slow_query(sentence, *, top, fast):
+    def slow_query(sentence, **options):
         assert goes_on.wait(60)
-        return FakeGallery.query(gallery, sentence, top=top, fast=fast)
+        return FakeGallery.query(gallery, sentence, **options)
 
     gallery.query = slow_query  # type: ignore[method-assign]
     page = open_page(serve_app(gallery))

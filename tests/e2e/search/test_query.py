@@ -198,6 +198,7 @@ def test_serve_hands_over_to_the_service(indexed, monkeypatch, test_paths):
     monkeypatch.setattr(server, "serve", lambda gallery, **options: calls.append((len(gallery), options)))
     assert search_command(["serve", "--index", str(indexed), "--port", "9", "--token", "secret"]) == 0
     options = {"host": "127.0.0.1", "port": 9, "token": "secret", "audit_log": None, "trusted_proxy": None}
+    options["blur_others"] = False
     assert calls == [(len(test_paths), options)]
 
 

@@ -154,13 +154,13 @@ def test_the_model_answers_one_call_at_a_time_and_few_may_wait(gallery):
     working, finish = threading.Event(), threading.Event()
     inside, most = [], []
 
-    def slow_query(sentence, *, top, fast):
+    def slow_query(sentence, **options):
         inside.append(sentence)
         most.append(len(inside))
         working.set()
         assert finish.wait(60)
         inside.remove(sentence)
-        return FakeGallery.query(gallery, sentence, top=top, fast=fast)
+        return FakeGallery.query(gallery, sentence, **options)
 
     gallery.query = slow_query  # type: ignore[method-assign]
     with client, ThreadPoolExecutor(4) as pool:  # `with`: one event loop for all requests
@@ -236,9 +236,10 @@ def test_nothing_is_answered_that_cannot_be_logged(gallery, tmp_path):
 def test_openapi_describes_every_call_with_examples(client):
     description = client.get("/openapi.json").json()
     calls = {"/api/search", "/api/search/image", "/api/search/similar", "/api/explain", "/api/gallery", "/api/image"}
-    assert set(description["paths"]) == calls | {"/health"}
+    origins = {"/api/sources", "/api/origin", "/api/track", "/api/frame", "/api/video"}
+    assert set(description["paths"]) == calls | origins | {"/health"}
     schemas = description["components"]["schemas"]
-    for path in calls - {"/api/image"}:
+    for path in (calls | origins) - {"/api/image", "/api/frame", "/api/video"}:
         method = next(iter(description["paths"][path].values()))
         answer = method["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
         assert schemas[answer]["properties"]

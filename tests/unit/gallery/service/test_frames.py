@@ -1,0 +1,374 @@
+"""Routes about where images come from, with drawn footage and a gallery that needs no model."""
+
+import io
+import json
+import os
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from gallery.footage.decode import Video
+from gallery.footage.origin import Origin
+from gallery.service.frames import BLUR_BLOCKS, blurred_outside
+from tests.helpers.fake_gallery import FakeGallery, client_for, fake_gallery
+
+av = pytest.importorskip("av", reason="requirements-video.txt not installed")
+
+from dataset.synthpedes.footage import compose, write_footage  # noqa: E402
+
+TOKEN = {"authorization": "Bearer correct-horse-battery"}
+SIZE, FPS = (192, 108), 5
+BOX = (40.0, 20.0, 80.5, 100.0)
+EIGHT = datetime(2026, 11, 20, 8)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory) -> Path:
+    """cam1/a.mp4 of 3 s and cam2/day.png, which is of another size."""
+    folder = tmp_path_factory.mktemp("recordings")
+    for camera in ("cam1", "cam2"):
+        (folder / camera).mkdir()
+    write_footage(folder / "cam1" / "a.mp4", compose(size=SIZE, fps=FPS, seconds=3, people=2, scene="wall", seed=1))
+    noise = np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "cam2" / "day.png")
+    return folder
+
+
+def crop(source: Path, frame: int, **changes) -> Origin:
+    clock = EIGHT + timedelta(seconds=frame // FPS)
+    return Origin(str(source), frame, frame / FPS, clock, BOX, SIZE, 0.9, 1)._replace(**changes)
+
+
+@pytest.fixture
+def gallery(tmp_path, recordings) -> FakeGallery:
+    """id0, id1 and id2: crops of the video; id3: of the picture; id4: a plain picture."""
+    made = fake_gallery(tmp_path)
+    video, picture = recordings / "cam1" / "a.mp4", recordings / "cam2" / "day.png"
+    made.origins = {f"id{n}": crop(video, frame) for n, frame in enumerate((10, 0, 5))}
+    made.origins["id3"] = crop(picture, 0, time_s=None, clock=None, track=None, frame_size=(60, 50), box=(9, 9, 30, 40))
+    return made
+
+
+@pytest.fixture
+def client(gallery) -> TestClient:
+    return client_for(gallery)
+
+
+def opened(response) -> Image.Image:
+    assert response.status_code == 200, response.text
+    return Image.open(io.BytesIO(response.content))
+
+
+def differs(one: Image.Image | np.ndarray, other: Image.Image | np.ndarray) -> float:
+    return float(np.abs(np.asarray(one, float) - np.asarray(other, float)).mean())
+
+
+# ---- values ----
+
+
+def test_hits_say_where_they_come_from_and_what_they_stand_for(client, gallery):
+    video = gallery.origins["id0"].source
+    hits = client.post("/api/search", json={"query": "man"}).json()["hits"]
+    assert [hit["image_id"] for hit in hits] == ["id0", "id3", "id4"]
+    assert hits[0]["origin"] == {
+        "source": video,
+        "kind": "video",
+        "frame": 10,
+        "time_s": 2.0,
+        "clock": "2026-11-20T08:00:02",
+        "box": [40.0, 20.0, 80.5, 100.0],
+        "frame_size": [192, 108],
+        "score": 0.9,
+        "track": 1,
+    }
+    assert hits[0]["group"] == {
+        "count": 3,
+        "start_s": 0.0,
+        "end_s": 2.0,
+        "start_clock": "2026-11-20T08:00:00",
+        "end_clock": "2026-11-20T08:00:02",
+        "near_copies": [],
+    }
+    assert (hits[1]["origin"]["kind"], hits[1]["origin"]["time_s"], hits[2]["origin"]) == ("picture", None, None)
+    flat = client.post("/api/search", json={"query": "man", "group": False}).json()["hits"]
+    assert ([hit["image_id"] for hit in flat], flat[0]["group"]) == ([f"id{n}" for n in range(5)], None)
+    assert client.get("/api/origin?id=id0").json() == hits[0]["origin"]
+
+
+@pytest.mark.parametrize("path", ["search", "search/similar", "search/image"])
+def test_filters_reach_the_gallery_and_the_audit_log(gallery, tmp_path, path):
+    log = tmp_path / "audit.jsonl"
+    client = client_for(gallery, audit_log=log)
+    narrowed = {"source": ["cam1", "x"], "after": "2026-11-20T08:00", "before": "2026-11-21", "min_height": 80}
+    if path == "search/image":
+        picture = io.BytesIO()
+        Image.new("RGB", (9, 9)).save(picture, "PNG")
+        options = {"files": {"image": picture.getvalue()}, "data": {**narrowed, "group": "false"}}
+    else:
+        own = {"query": "man"} if path == "search" else {"image_id": "id1"}
+        options = {"json": {**own, **narrowed, "group": False}}
+    response = client.post(f"/api/{path}", **options)
+    assert response.status_code == 200, response.text
+    wanted = {
+        "source": ["cam1", "x"],
+        "after": "2026-11-20T08:00:00",
+        "before": "2026-11-21T00:00:00",
+        "min_height": 80,
+    }
+    assert gallery.asked[0][-2:] == (wanted, "flat")
+    (line,) = map(json.loads, log.read_text().splitlines())
+    assert line == {**line, **wanted}
+    assert line["shown"] == ["id0", "id1", "id2"]
+
+
+@pytest.mark.parametrize(
+    ("narrowed", "told"),
+    [
+        ({"after": "soon"}, "after: 'soon' is no time; write a date or a date and a time, such as 2026-11-20 or"),
+        ({"after": "2026-11-20", "before": "2026-11-19"}, "nothing is after"),
+        ({"source": ["cam9"]}, "no source matches"),
+        ({"source": "cam1"}, "source: Input should be a valid list"),
+        ({"source": ["x"] * 21}, "source: List should have at most 20 items"),
+        ({"min_height": -1}, "min_height: Input should be greater than or equal to 0"),
+    ],
+)
+def test_a_filter_that_cannot_be_is_refused_in_one_sentence(client, narrowed, told):
+    response = client.post("/api/search", json={"query": "man", **narrowed})
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith(told)
+
+
+def test_sources_and_tracks_are_listed(client, gallery, recordings):
+    picture, video = (
+        {**of, "source": Path(of["source"]).name} for of in reversed(client.get("/api/sources").json()["sources"])
+    )
+    assert video == {
+        "source": "a.mp4",
+        "kind": "video",
+        "crops": 3,
+        "first_clock": "2026-11-20T08:00:00",
+        "last_clock": "2026-11-20T08:00:02",
+    }
+    assert (picture["kind"], picture["first_clock"]) == ("picture", None)
+    track = client.get("/api/track?id=id2").json()
+    assert ([crop["image_id"] for crop in track["crops"]], track["position"], track["total"]) == (
+        ["id1", "id2", "id0"],
+        1,
+        3,
+    )
+    assert track["crops"][1] == {
+        "image_id": "id2",
+        "frame": 5,
+        "time_s": 1.0,
+        "clock": "2026-11-20T08:00:01",
+        "box": [40.0, 20.0, 80.5, 100.0],
+    }
+    assert [crop["image_id"] for crop in client.get("/api/track?id=id3").json()["crops"]] == ["id3"]
+    assert client.get("/api/track?id=id2&limit=1").json()["position"] == 0
+    assert client.get("/api/track?id=id2&limit=1001").status_code == 422
+    assert client.get("/api/gallery").json()["origins"] is True
+    assert client_for(FakeGallery([])).get("/api/gallery").json()["origins"] is False
+
+
+def test_who_needs_a_token_is_told_the_shared_part_of_paths_only(gallery, recordings):
+    client = client_for(gallery, token="correct-horse-battery")
+    assert client.get("/api/frame?id=id0").status_code == client.get("/api/video?id=id0").status_code == 401
+    client.headers.update(TOKEN)
+    assert [of["source"] for of in client.get("/api/sources").json()["sources"]] == ["cam1/a.mp4", "cam2/day.png"]
+    assert client.get("/api/origin?id=id0").json()["source"] == "cam1/a.mp4"
+    hits = client.post("/api/search", json={"query": "man"})
+    assert hits.json()["hits"][0]["origin"]["source"] == "cam1/a.mp4"
+    assert str(recordings) not in hits.text
+    del gallery.origins["id3"]
+    assert client.get("/api/origin?id=id0").json()["source"] == "a.mp4"
+    gone = Path(gallery.origins["id0"].source).with_name("gone.mp4")
+    gallery.origins["id0"] = gallery.origins["id0"]._replace(source=str(gone))
+    assert "gone.mp4" not in client.get("/api/frame?id=id0").text
+
+
+# ---- frames ----
+
+
+def test_the_frame_is_the_one_that_was_cropped(client, gallery):
+    with Video(Path(gallery.origins["id0"].source)) as video:
+        frames = {frame.number: frame.pixels for frame in video.frames(0.2)}
+    for image_id, number in (("id0", 10), ("id1", 0), ("id2", 5)):
+        response = client.get(f"/api/frame?id={image_id}")
+        shown = opened(response)
+        assert (shown.size, shown.format) == (SIZE, "JPEG")
+        distance = {other: differs(shown, pixels) for other, pixels in frames.items()}
+        assert min(distance, key=distance.__getitem__) == number
+        assert distance[number] < 3
+    assert response.headers["cache-control"] == "private, max-age=3600"
+    again = client.get("/api/frame?id=id2", headers={"if-none-match": response.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert opened(client.get("/api/frame?id=id3")).size == (60, 50)
+
+
+def test_a_large_frame_is_made_smaller(client, gallery, tmp_path):
+    Image.new("RGB", (4000, 1000)).save(tmp_path / "large.png")
+    gallery.origins["id3"] = crop(tmp_path / "large.png", 0, time_s=None, frame_size=(4000, 1000))
+    assert opened(client.get("/api/frame?id=id3")).size == (1600, 400)
+    assert opened(client.get("/api/frame?id=id3&size=thumbnail")).size == (320, 80)
+
+
+def test_others_are_blurred_and_the_video_is_not_given_out(gallery, client):
+    blurring = client_for(gallery, blur_others=True)
+    assert (blurring.get("/api/gallery").json()["blur_others"], client.get("/api/gallery").json()["blur_others"]) == (
+        True,
+        False,
+    )
+    for size in ("full", "thumbnail"):
+        whole, blurred = (opened(each.get(f"/api/frame?id=id3&size={size}")) for each in (client, blurring))
+        box = (9, 9, 30, 40)
+        assert differs(whole.crop(box), blurred.crop(box)) < 12  # noise, as JPEG
+        outside = (32, 0, 60, 50)
+        assert np.asarray(blurred.crop(outside), float).std() < 0.7 * np.asarray(whole.crop(outside), float).std()
+    response = blurring.get("/api/video?id=id0")
+    assert response.status_code == 403
+    assert (
+        response.json()["detail"]
+        == "this service blurs other people (--blur-others), and the video itself would show them"
+    )
+    tags = {each.get("/api/frame?id=id0").headers["etag"] for each in (client, blurring)}
+    assert len(tags) == 2  # a browser that has the one does not show it for the other
+
+
+@pytest.mark.parametrize(
+    ("box", "kept"),
+    [
+        ((10.5, 20.0, 20.0, 30.2), (10, 20, 20, 31)),
+        ((-5.0, -5.0, 3.0, 4.0), (0, 0, 3, 4)),
+        ((190, 190, 195, 195), None),
+    ],
+)
+def test_nothing_outside_of_the_box_can_be_got_back(box, kept):
+    """Two frames that differ in every pixel, but not in the means of their blocks, give the same outside."""
+    side = 4 * BLUR_BLOCKS
+    checks = np.indices((side, side)).sum(axis=0) % 2 * 255
+    one, other = (np.repeat(values[..., None], 3, axis=2).astype(np.uint8) for values in (checks, 255 - checks))
+    first, second = (np.asarray(blurred_outside(Image.fromarray(pixels), box), int) for pixels in (one, other))
+    inside = np.zeros((side, side), bool)
+    if kept is not None:
+        left, top, right, bottom = kept
+        inside[top:bottom, left:right] = True
+    np.testing.assert_array_equal(first[inside], one[inside])
+    np.testing.assert_array_equal(second[inside], other[inside])
+    assert np.abs(first - second)[~inside].max() <= 1  # the mean is rounded
+
+
+# ---- videos ----
+
+
+def test_the_video_is_given_in_parts(client, gallery):
+    whole = Path(gallery.origins["id0"].source).read_bytes()
+    response = client.get("/api/video?id=id0")
+    assert (response.status_code, response.headers["content-type"], response.content == whole) == (
+        200,
+        "video/mp4",
+        True,
+    )
+    assert response.headers["accept-ranges"] == "bytes"
+    part = client.get("/api/video?id=id0", headers={"range": "bytes=100-299"})
+    assert (part.status_code, part.content) == (206, whole[100:300])
+    assert part.headers["content-range"] == f"bytes 100-299/{len(whole)}"
+    assert client.get("/api/video?id=id0", headers={"range": "bytes=-7"}).content == whole[-7:]
+    assert client.get("/api/video?id=id0", headers={"range": "bytes=99999999-"}).status_code == 416
+    assert "media-src 'self'" in response.headers["content-security-policy"]
+
+
+def test_who_looked_at_a_frame_or_a_video_is_logged(gallery, tmp_path):
+    log = tmp_path / "audit.jsonl"
+    client = client_for(gallery, audit_log=log)
+    client.get("/api/frame?id=id0")
+    client.get("/api/video?id=id1", headers={"range": "bytes=0-9"})
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["action"], line["image_id"]) for line in lines] == [("frame", "id0"), ("video", "id1")]
+    assert lines[1]["range"] == "bytes=0-9"
+
+
+# ---- what cannot be shown ----
+
+
+def refusals(client: TestClient, image_id: str) -> list[tuple[int, str]]:
+    responses = [client.get(f"/api/{name}?id={image_id}") for name in ("frame", "video")]
+    return [(response.status_code, response.json()["detail"]) for response in responses]
+
+
+def test_only_what_is_indexed_is_given_out(client):
+    for name in ("origin", "track", "frame", "video"):
+        for image_id in ("id9", "../../etc/passwd", "/etc/passwd"):
+            response = client.get(f"/api/{name}", params={"id": image_id})
+            assert (response.status_code, response.json()["detail"]) == (404, "no image of this gallery has that id")
+        plain = client.get(f"/api/{name}?id=id4")
+        assert (plain.status_code, plain.json()["detail"]) == (404, "it is not known where this image comes from")
+    assert client.get("/api/video?id=id3").json()["detail"] == "this image comes from a picture, not from a video"
+
+
+def test_a_recording_that_is_gone(client, gallery, tmp_path):
+    gallery.origins["id0"] = crop(tmp_path / "gone.mp4", 0)
+    (tmp_path / "folder.mp4").mkdir()
+    gallery.origins["id1"] = crop(tmp_path / "folder.mp4", 0)
+    os.mkfifo(tmp_path / "pipe.mp4")  # opening it would block
+    gallery.origins["id2"] = crop(tmp_path / "pipe.mp4", 0)
+    assert refusals(client, "id0") == [(410, "the recording is gone: it was deleted or moved")] * 2
+    assert refusals(client, "id1") == refusals(client, "id2")
+    assert refusals(client, "id1") == [(410, "the recording is gone: there is something else in its place")] * 2
+
+
+def test_a_recording_that_shows_something_else(client, gallery, recordings):
+    gallery.origins["id0"] = crop(recordings / "cam1" / "a.mp4", 0, frame_size=(1920, 1080))
+    frame = client.get("/api/frame?id=id0")
+    assert (frame.status_code, "another size" in frame.json()["detail"]) == (410, True)
+    gallery.origins["id1"] = crop(recordings / "cam1" / "a.mp4", 500)
+    late = client.get("/api/frame?id=id1")
+    assert (late.status_code, late.json()["detail"]) == (
+        503,
+        "the recording cannot be read: no frame can be decoded at 100.0 s",
+    )
+
+
+def test_a_recording_that_cannot_be_read(client, gallery, recordings, tmp_path):
+    (tmp_path / "no.mp4").write_text("no video")
+    gallery.origins["id0"] = crop(tmp_path / "no.mp4", 0)
+    for status, detail in refusals(client, "id0"):
+        assert (status, detail.startswith("the recording cannot be read: ")) == (503, True)
+        assert str(tmp_path) not in detail
+    (tmp_path / "secret.txt").write_text("secret")
+    gallery.origins["id1"] = crop(tmp_path / "secret.txt", 0)
+    assert client.get("/api/video?id=id1").json()["detail"] == "the recording is not a kind of video that is given out"
+    (tmp_path / "linked.mp4").symlink_to(tmp_path / "secret.txt")
+    gallery.origins["id2"] = crop(tmp_path / "linked.mp4", 0)
+    assert [status for status, _ in refusals(client, "id2")] == [503, 503]
+
+
+def test_without_pyav_it_says_what_to_install(client, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    response = client.get("/api/frame?id=id0")
+    assert response.status_code == 503
+    assert response.json()["detail"].endswith("pip install -r requirements-video.txt")
+
+
+@pytest.mark.parametrize("kind", ["mkv", "avi", "mov"])
+def test_a_frame_is_found_in_every_kind_of_video(tmp_path, kind):
+    """Those of H.264 with key frames 20 frames apart, as decoded from the beginning."""
+    path = tmp_path / f"a.{kind}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"g": "20"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(90):
+            pixels = np.full((48, 64, 3), 2 * number, np.uint8)
+            pixels[:, : number % 60 + 2] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    with Video(path) as video:
+        frames = list(video.frames(0.7))
+    assert len(frames) >= 12
+    for frame in frames:
+        with Video(path) as video:
+            np.testing.assert_array_equal(video.pixels_at(frame.time_s), frame.pixels)
