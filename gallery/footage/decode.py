@@ -90,7 +90,7 @@ class Video:
     def pixels_at(self, time_s: float) -> np.ndarray:
         """The first frame that is not before this time, found from the key frame before it; for one call per video.
 
-        An AVI file is decoded from its beginning: it has no times of presentation, and those guessed after a jump differ.
+        An AVI file is decoded from its beginning: it has no times of presentation, and a jump changes those guessed.
         Raises: Unreadable if there is none.
         """
         start = None
