@@ -21,6 +21,7 @@ for argument in "$@"; do
 done
 
 set_up requirements.txt requirements-dev.txt requirements-milvus.txt
+set_up_video
 [[ -z $with_browser ]] || install_chromium
 cd "$REPOSITORY"
 "$PYTHON" -m ruff check .

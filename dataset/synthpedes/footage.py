@@ -102,6 +102,7 @@ def write_footage(path: Path, footage: Footage, start: datetime | None = None) -
     """
     av = optional("av", "writing a video")
     boxes: list[dict[str, Any]] = []
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, av.open(str(temporary), "w", format=_container(path)) as container:
         if start is not None:
             container.metadata["creation_time"] = f"{start.isoformat()}Z"

@@ -21,6 +21,7 @@ from gallery.footage.request import CropRequest
 from gallery.footage.sources import Source, find_sources
 from gallery.footage.table import Crop
 from gallery.footage.tracking import tracks
+from utils.extras import optional
 from utils.log import progress
 
 JPEG_QUALITY = 92
@@ -57,6 +58,7 @@ def crop(request: CropRequest, detector: Detector | None = None) -> CropReport:
     with Ledger(request.out) as ledger:
         entries = {source: ledger.entry(source, request.settings(source)) for source in found.sources}
         todo = [source for source, entry in entries.items() if entry is None or not entry.done]
+        _check_packages(todo)
         if todo and detector is None:
             detector = detector_named(request.detector, request.weights)
         try:
@@ -91,6 +93,14 @@ def with_tracks(ledger: Ledger, entry: Entry, every_s: float) -> dict[str, int]:
     numbers = tracks((each.sighting for each in seen), every_s)
     pairs = zip(seen, numbers, strict=True)
     return {image: track for each, found in pairs for image, track in zip(each.images, found, strict=True)}
+
+
+def _check_packages(todo: Sequence[Source]) -> None:
+    """Raises: UserError before anything is done rather than after a long video."""
+    optional("pyarrow.parquet", "the table of the crops")
+    if any(source.is_video for source in todo):
+        optional("av", "reading a video")
+        optional("trackers", "tracking")
 
 
 @dataclass

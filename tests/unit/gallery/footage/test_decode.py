@@ -1,6 +1,6 @@
 """Frames of videos and pictures, whole and broken."""
 
-from datetime import datetime
+from datetime import datetime, timezone
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_all_frames_are_taken_if_there_are_fewer(video, footage):
 def test_length_and_clock(video, tmp_path):
     with Video(video) as opened:
         assert opened.duration_s == pytest.approx(4)
-        assert opened.clock == datetime(2026, 11, 20, 8).astimezone().replace(tzinfo=None)  # in UTC where the tests run
+        assert opened.clock == datetime(2026, 11, 20, 8, tzinfo=timezone.utc).astimezone().replace(tzinfo=None)
     named = tmp_path / "cam1_2025-01-02_03-04-05.mp4"
     named.write_bytes(video.read_bytes())
     with Video(named) as opened:
