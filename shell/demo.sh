@@ -1,12 +1,20 @@
 #!/usr/bin/env bash
 # Everything on drawn pedestrians: set-up, data, training with all the losses, evaluation on people never trained on.
-# Usage: bash shell/demo.sh [arguments of train.py]     Leaves its results in output/demo/; a second run re-uses what exists.
+# Usage: bash shell/demo.sh [--video] [arguments of train.py]     Leaves its results in output/demo/; a second run re-uses what exists.
+# --video draws footage of two cameras as well, finds the people in it by the packaged detector (about half of those drawn) and
+# makes an index of their crops.
 set -euo pipefail
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$REPOSITORY/shell/common.sh"
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
   usage "$0"
   exit
+fi
+
+video=
+if [[ ${1:-} == --video ]]; then
+  video=1
+  shift
 fi
 
 # step COMMAND...: in the background, so that the traps below need not wait for its end. Ctrl-C reaches it by the terminal
@@ -21,6 +29,7 @@ trap '[[ -z $step ]] || wait "$step" || true; exit 130' INT  # train.py saves an
 trap '[[ -z $step ]] || { kill -TERM "$step"; wait "$step"; } || true; exit 143' TERM
 
 set_up requirements.txt
+[[ -z $video ]] || set_up_video
 cd "$REPOSITORY"
 DATA=data/synthpedes
 RUN=output/demo
@@ -42,3 +51,12 @@ step "$PYTHON" search.py index --images "$DATA/imgs" --list "$RUN/gallery.txt" -
 echo
 echo "in $REPOSITORY/$RUN: metrics.json, log.jsonl, curves.png, retrievals.png, best.pth, index (of the test pictures)"
 echo "search them in a browser: cd $REPOSITORY && $PYTHON search.py serve --index $RUN/index"
+if [[ -n $video ]]; then
+  for camera in 1 2; do
+    film=$RUN/footage/cam${camera}_2026-11-20_08-00-00.mp4
+    [[ -e $film ]] || step "$PYTHON" -m dataset.synthpedes.footage "$film" --seconds 20 --people 6 --seed "$camera"
+  done
+  step "$PYTHON" search.py index --source "$RUN/footage/*.mp4" --checkpoint "$RUN/best.pth" --index "$RUN/video-index"
+  echo
+  echo "search the footage: cd $REPOSITORY && $PYTHON search.py serve --index $RUN/video-index, then open http://127.0.0.1:8000/"
+fi
