@@ -38,10 +38,10 @@ WIDTH_384 = [
 ]
 LARGE_IMAGES = ["dataset.image_size=[256, 128]"]
 CASES = {  # name: file, changes, samples in a batch
-    "demo": ("demo.yaml", [], 32),
-    "demo, all pairs": ("demo.yaml", ALL_PAIRS, 32),
-    "width 384": ("demo.yaml", WIDTH_384, 32),
-    "width 384, 256x128": ("demo.yaml", [*WIDTH_384, *LARGE_IMAGES], 8),
+    "demo": ("demo_from_scratch.yaml", [], 32),
+    "demo, all pairs": ("demo_from_scratch.yaml", ALL_PAIRS, 32),
+    "width 384": ("demo_from_scratch.yaml", WIDTH_384, 32),
+    "width 384, 256x128": ("demo_from_scratch.yaml", [*WIDTH_384, *LARGE_IMAGES], 8),
     "vim_base": ("cuhk_pedes.yaml", ["model.text_encoder.name=bert-base-uncased"], 8),
 }
 ALPHA = 0.4

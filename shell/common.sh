@@ -112,3 +112,23 @@ install_chromium() {
   { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } \
     > /dev/null 2>&1 || echo "chromium could not be installed: the tests of the search page are skipped" >&2
 }
+
+# step COMMAND...: in the background, so that the traps below need not wait for its end. Ctrl-C reaches it by the terminal
+# (a background command would ignore it, hence the reset); SIGTERM is passed on.
+step() {
+  (trap - INT; exec "$@") &
+  step=$!
+  wait "$step"
+}
+
+# end_with_step: from now on Ctrl-C and SIGTERM end the script once the step that runs has ended
+end_with_step() {
+  step=
+  trap '[[ -z $step ]] || wait "$step" || true; exit 130' INT  # train.py saves and ends with 0: nothing may follow
+  trap '[[ -z $step ]] || { kill -TERM "$step"; wait "$step"; } || true; exit 143' TERM
+}
+
+# draw_demo_people FOLDER: the data of the demo
+draw_demo_people() {
+  step "$PYTHON" -m dataset.synthpedes "$1" --format CUHK-PEDES --people-train 1300 --people-val 50 --people-test 100
+}

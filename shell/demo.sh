@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Everything on drawn pedestrians: set-up, data, training with all the losses, evaluation on people never trained on.
-# Usage: bash shell/demo.sh [--video] [arguments of train.py]     Leaves its results in output/demo/; a second run re-uses what exists.
+# Usage: bash shell/demo.sh [--from-scratch] [--video] [arguments of train.py]
+# It starts from weights/synthpedes; with --from-scratch it does without, and the matching head stays at chance. Leaves its
+# results in output/demo/ (or output/demo_from_scratch/); a second run re-uses what exists.
 # --video draws footage of two cameras as well, finds the people in it by the packaged detector (about half of those drawn) and
 # makes an index of their crops.
 set -euo pipefail
@@ -11,36 +13,22 @@ if [[ ${1:-} == -h || ${1:-} == --help ]]; then
   exit
 fi
 
-video=
-if [[ ${1:-} == --video ]]; then
-  video=1
+config=demo.yaml video=
+while [[ ${1:-} == --from-scratch || ${1:-} == --video ]]; do
+  if [[ $1 == --video ]]; then video=1; else config=demo_from_scratch.yaml; fi
   shift
-fi
+done
 
-# step COMMAND...: in the background, so that the traps below need not wait for its end. Ctrl-C reaches it by the terminal
-# (a background command would ignore it, hence the reset); SIGTERM is passed on.
-step() {
-  (trap - INT; exec "$@") &
-  step=$!
-  wait "$step"
-}
-step=
-trap '[[ -z $step ]] || wait "$step" || true; exit 130' INT  # train.py saves and ends with 0: nothing may follow
-trap '[[ -z $step ]] || { kill -TERM "$step"; wait "$step"; } || true; exit 143' TERM
-
+end_with_step
 set_up requirements.txt
 [[ -z $video ]] || set_up_video
 cd "$REPOSITORY"
 DATA=data/synthpedes
-RUN=output/demo
+RUN=output/${config%.yaml}
 
-step "$PYTHON" -m dataset.synthpedes "$DATA" --format CUHK-PEDES --people-train 1300 --people-val 25 --people-test 50
+draw_demo_people "$DATA"
 step "$PYTHON" -m dataset.prepare CUHK-PEDES "$DATA"
-if [[ -e $RUN/last.pth ]]; then
-  step "$PYTHON" train.py --config configs/demo.yaml --output "$RUN" --resume "$@"
-else
-  step "$PYTHON" train.py --config configs/demo.yaml --output "$RUN" "$@"
-fi
+step "$PYTHON" train.py --config "configs/$config" --output "$RUN" --resume auto "$@"
 step "$PYTHON" eval.py --config "$RUN/config.yaml" --checkpoint "$RUN/best.pth" --output "$RUN" --save-scores
 step "$PYTHON" -m figures curves "$RUN"
 step "$PYTHON" -m figures retrievals "$RUN" --config "$RUN/config.yaml"

@@ -107,7 +107,8 @@ def _difference(found: dict[str, Any], made: dict[str, Any]) -> str:
     if found["version"] != made["version"]:
         return f"version {found['version']}, not {made['version']}"
     there, wanted = found["arguments"] or {}, made["arguments"]
-    return next(f"{key} {there.get(key)}, not {value}" for key, value in wanted.items() if there.get(key) != value)
+    keys = [*wanted, *there]  # one may have been drawn apart from others
+    return next(f"{key} {there.get(key)}, not {wanted.get(key)}" for key in keys if there.get(key) != wanted.get(key))
 
 
 def clear(out: Path, benchmark: Benchmark) -> None:

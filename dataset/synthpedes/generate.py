@@ -115,7 +115,7 @@ def generate(
     if not complete:
         clear(out, chosen)
     start = time.monotonic()
-    members = _draw_members(counts, lookalikes, seed, others)
+    members = draw_members(counts, lookalikes, seed, others)
     images = None if complete else out / "imgs"
     drawing = Drawing(images, chosen, images_per_person, captions_per_image, seed, size_px)
     views = _draw_all(drawing, members, workers)
@@ -156,7 +156,7 @@ def _check(
         raise UserError(f"lookalikes must be in [0, 0.9], not {lookalikes}")
 
 
-def _draw_members(people: dict[str, int], lookalikes: float, seed: int, others: dict[int, Person]) -> list[Member]:
+def draw_members(people: dict[str, int], lookalikes: float, seed: int, others: dict[int, Person]) -> list[Member]:
     """Draw all people, with ids counted on from those of the others through train, val and test."""
     members: list[Member] = []
     taken, last = set(others.values()), max(others, default=0)

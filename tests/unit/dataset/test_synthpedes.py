@@ -15,6 +15,7 @@ from dataset.synthpedes import generate as synthetic
 from dataset.synthpedes.body import Look, sample_look
 from dataset.synthpedes.captions import article, listing, write_caption
 from dataset.synthpedes.figure import draw_person, draw_picture
+from dataset.synthpedes.files import people_of
 from dataset.synthpedes.generate import generate, main
 from dataset.synthpedes.palette import CLOTH_RGB
 from dataset.synthpedes.people import NONE, Person, num_differences, sample_people
@@ -91,6 +92,23 @@ def test_second_run_reuses_and_interrupted_run_is_redone(tmp_path, monkeypatch, 
     assert "nothing to do" in caplog.text
     with pytest.raises(UserError, match="seed 7, not 8"):
         generate(tmp_path, **(SMALL | {"seed": 8}))
+
+
+def test_people_apart_from_those_of_other_folders(tmp_path):
+    """Nobody comes again, ids go on, no seed is used twice; what was drawn apart from others is another folder."""
+    generate(tmp_path / "one", **SMALL)
+    two = SMALL | {"seed": 8, "apart_from": [tmp_path / "one"]}
+    generate(tmp_path / "two", **two)
+    one, others = (people_of(tmp_path / name, unlike_seed=0) for name in ("one", "two"))
+    assert min(others) == max(one) + 1
+    assert not set(one.values()) & set(others.values())
+    generate(tmp_path / "two", **two)  # nothing to do
+    with pytest.raises(UserError, match="another SynthPedes"):
+        generate(tmp_path / "two", **(SMALL | {"seed": 8}))
+    with pytest.raises(UserError, match="was drawn with seed 8 as well"):
+        generate(tmp_path / "three", **two | {"apart_from": [tmp_path / "one", tmp_path / "two"]})
+    with pytest.raises(UserError, match="holds no complete SynthPedes"):
+        generate(tmp_path / "three", **two | {"apart_from": [tmp_path / "none"]})
 
 
 def test_foreign_folder_is_left_alone(tmp_path):

@@ -75,7 +75,7 @@ def test_shipped_files_load_and_survive_saving(path, tmp_path):
 
 
 def test_the_demos_twin_differs_in_the_kind_of_image_encoder_alone():
-    vim, vit = (load_config(CONFIGS / f"{name}.yaml").as_dict() for name in ("demo", "demo_vit"))
+    vim, vit = (load_config(CONFIGS / f"{name}.yaml").as_dict() for name in ("demo_from_scratch", "demo_vit"))
     changed = {"type": ("vim", "vit"), "num_heads": (None, 3)}
     encoders = vim["model"].pop("image_encoder"), vit["model"].pop("image_encoder")
     assert vim == vit

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# The demo's pretrained start: the demo's model, trained on drawn people apart from the demo's, and exported to
+# weights/synthpedes. Hours on two CPU cores; interrupt it at any time, the same command goes on from there.
+# Usage: bash shell/pretrain.sh [arguments of train.py]     Leaves the run in output/synthpedes_pretrain/.
+set -euo pipefail
+REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$REPOSITORY/shell/common.sh"
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+  usage "$0"
+  exit
+fi
+
+end_with_step
+set_up requirements.txt
+cd "$REPOSITORY"
+DATA=data/synthpedes_pretrain
+RUN=output/synthpedes_pretrain
+START=weights/synthpedes
+
+draw_demo_people data/synthpedes
+step "$PYTHON" -m dataset.synthpedes "$DATA" --seed 1 --apart-from data/synthpedes \
+  --people-train 6000 --people-val 100 --people-test 100
+step "$PYTHON" -m dataset.prepare CUHK-PEDES "$DATA"
+step "$PYTHON" train.py --config configs/synthpedes_pretrain.yaml --output "$RUN" --resume auto "$@"
+step "$PYTHON" -m models.start "$RUN/best.pth" "$START" --leave-out text_encoder.bert.embeddings.word_embeddings
+step "$PYTHON" -m figures curves "$RUN"
+cp "$RUN/log.jsonl" "$RUN/curves.png" "$START"
+echo
+echo "in $REPOSITORY/$START: model.safetensors, config.json, log.jsonl, curves.png; README.md there is written by hand"
