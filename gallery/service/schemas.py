@@ -14,6 +14,7 @@ from gallery.service.origin_schemas import GroupInfo, NameOf, OriginInfo
 MAX_QUERY_CHARACTERS = 500  # the model reads at most some 90 words
 MAX_TOP = 200
 MAX_PATTERNS, MAX_PATTERN_CHARACTERS = 20, 300
+MAX_MARKS = 50
 HEAT_DIGITS = 3
 
 Query = Annotated[
@@ -38,6 +39,15 @@ Time = Annotated[
 ]
 MinHeight = Annotated[float | None, Field(ge=0, description="Of the person's box in the full frame, in pixels.")]
 
+Liked = Annotated[
+    list[ImageId],
+    Field(max_length=MAX_MARKS, description="Images marked as right: the query moves towards them.", examples=[[]]),
+]
+Disliked = Annotated[
+    list[ImageId],
+    Field(max_length=MAX_MARKS, description="Images marked as wrong: they leave with their tracks.", examples=[[]]),
+]
+
 
 class Strict(BaseModel):
     """A request: unknown keys are refused, so that a misspelt one is not silently ignored."""
@@ -54,6 +64,8 @@ class Narrowed(Strict):
     after: Time = None
     before: Time = None
     min_height: MinHeight = None
+    liked: Liked = []
+    disliked: Disliked = []
 
     @property
     def where(self) -> Filter:
@@ -112,11 +124,12 @@ class SearchAnswer(BaseModel):
     query: str = Field(examples=["a man with a red backpack and blue jeans"])
     mode: Mode
     nothing_matches: bool | None = Field(
-        examples=[False], description="The person is likely not in the gallery; null where the index is not calibrated."
+        examples=[False],
+        description="The person is likely not in the gallery; null without a calibration, and with marks.",
     )
     confidence: float | None = Field(
         examples=[0.87],
-        description="Calibrated probability in [0, 1] that the person is in the gallery; null where not calibrated.",
+        description="Calibrated probability in [0, 1] that the person is in the gallery; null like `nothing_matches`.",
     )
     seconds: float = Field(examples=[0.31])
     num_pieces: int = Field(
@@ -125,6 +138,14 @@ class SearchAnswer(BaseModel):
     unknown_pieces: list[str] = Field(
         examples=[["\u8863"]],
         description="Those among them that are not in the model's vocabulary, in order; it reads each as [UNK].",
+    )
+    unknown_words: list[str] = Field(
+        examples=[["asdf"]],
+        description="Words of the sentence that the model cannot have understood: misspelt, made up, not English.",
+    )
+    negated: list[str] = Field(
+        examples=[["hat"]],
+        description='What the sentence says that the person does not have: "hat" of "without a hat". It is cut out.',
     )
     hits: list[SearchHit]
 
@@ -151,6 +172,8 @@ class SearchAnswer(BaseModel):
             seconds=answer.seconds,
             num_pieces=answer.num_pieces,
             unknown_pieces=list(answer.unknown_pieces),
+            unknown_words=list(answer.unknown_words),
+            negated=list(answer.negated),
             hits=hits,
         )
 

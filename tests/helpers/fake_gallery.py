@@ -87,9 +87,16 @@ class FakeGallery:
         ]
 
     def query(
-        self, sentence: str, *, top: int = 20, fast: bool = False, where: Filter | None = None, group: bool = True
+        self,
+        sentence: str,
+        *,
+        top: int = 20,
+        fast: bool = False,
+        where: Filter | None = None,
+        group: bool = True,
+        **marks: list[str],
     ) -> Answer:
-        self._ask("query", sentence, top, fast, where=where, group=group)
+        self._ask("query", sentence, top, fast, where=where, group=group, **marks)
         if not re.search(r"\w", sentence):
             raise CannotAnswer("the query is empty")
         if sentence == "bad":
@@ -101,20 +108,24 @@ class FakeGallery:
         mode = "fast" if fast else "exact"
         answer = self._answer(sentence, mode, texts, top, where, group, nobody="nobody" in sentence)
         words = sentence.split()  # it knows the ASCII ones
-        return answer._replace(
-            num_pieces=len(words), unknown_pieces=tuple(word for word in words if not word.isascii())
+        unknown = tuple(word for word in words if not word.isascii())
+        denied = tuple(re.findall(r"without (\w+)", sentence))
+        return _without(
+            answer._replace(num_pieces=len(words), unknown_pieces=unknown, unknown_words=unknown, negated=denied), marks
         )
 
     def query_image(
-        self, image: Image.Image, *, top: int = 20, where: Filter | None = None, group: bool = True
+        self, image: Image.Image, *, top: int = 20, where: Filter | None = None, group: bool = True, **marks: list[str]
     ) -> Answer:
-        self._ask("query_image", image.mode, image.size, top, where=where, group=group)
-        return self._answer("", "image", [], top, where, group)
+        self._ask("query_image", image.mode, image.size, top, where=where, group=group, **marks)
+        return _without(self._answer("", "image", [], top, where, group), marks)
 
-    def query_similar(self, image_id: str, *, top: int = 20, where: Filter | None = None, group: bool = True) -> Answer:
+    def query_similar(
+        self, image_id: str, *, top: int = 20, where: Filter | None = None, group: bool = True, **marks: list[str]
+    ) -> Answer:
         self.image(image_id)
-        self._ask("query_similar", image_id, top, where=where, group=group)
-        return self._answer("", "image", [], top, where, group)
+        self._ask("query_similar", image_id, top, where=where, group=group, **marks)
+        return _without(self._answer("", "image", [], top, where, group), marks)
 
     def explain(self, sentence: str, image_id: str) -> list[WordHeat]:
         self.image(image_id).read()
@@ -124,11 +135,12 @@ class FakeGallery:
         part_of = {word: part for part, chunk in enumerate(chunks, start=1) for word in chunk}
         return [WordHeat(word, part_of.get(word, 0), heat_at(at / len(words))) for at, word in enumerate(words)]
 
-    def _ask(self, *question, where: Filter | None, group: bool) -> None:
-        """Note a question; of filter and groups only what is not the default."""
+    def _ask(self, *question, where: Filter | None, group: bool, **marks: list[str]) -> None:
+        """Note a question; of filter, groups and marks only what is not the default."""
         if where and not any(map(where.passes_source, {own.source for own in self.origins.values()})):
             raise CannotAnswer("no source matches")
-        self.asked.append((*question, *([where.described()] if where else []), *([] if group else ["flat"])))
+        options = [*([where.described()] if where else []), *([] if group else ["flat"]), *([marks] if marks else [])]
+        self.asked.append((*question, *options))
 
     def _answer(
         self,
@@ -160,6 +172,12 @@ class FakeGallery:
         surety = 0.07 if nobody else 0.93
         answer = (nobody, surety) if self.calibrated and mode != "image" else (None, None)
         return Answer(sentence, tuple(hits[:top]), *answer, 0.012, mode)  # type: ignore[arg-type]
+
+
+def _without(answer: Answer, marks: dict[str, list[str]]) -> Answer:
+    """The answer without the images that the user disliked."""
+    kept = [hit for hit in answer.hits if hit.image_id not in marks.get("disliked", [])]
+    return answer._replace(hits=tuple(kept))
 
 
 def track_of(origin: Origin) -> tuple:
