@@ -18,6 +18,18 @@ export async function ask(path, body, signal) {
     throw new Refused("Signed out.");
   }
   const content = await response.json();
-  if (!response.ok) throw new Refused(`${content.detail[0].toUpperCase()}${content.detail.slice(1)}.`);
+  if (!response.ok) throw new Refused(sentence(content.detail));
   return content;
 }
+
+/** Why an address gives no picture or video; null if it gives one, or does not say. */
+export async function reasonOf(path) {
+  try {
+    const response = await fetch(path, { credentials: "same-origin", headers: { range: "bytes=0-0" } });
+    return response.ok ? null : sentence((await response.json()).detail);
+  } catch {
+    return null;
+  }
+}
+
+const sentence = (detail) => `${detail[0].toUpperCase()}${detail.slice(1)}.`;

@@ -1,7 +1,9 @@
 // One enlarged result: its scores, and where in the picture the model looks for each word of the sentence.
 
 import { ask, imageUrl, Refused } from "./api.js";
-import { bar, colourOf, make, percent } from "./pieces.js";
+import { Moment } from "./moment.js";
+import { bar, colourOf, make, percent, withBreaks } from "./pieces.js";
+import { MARKS } from "./results.js";
 
 const VEIL = 0.72; // opacity of the dark veil where the model does not look
 const GLOW = 0.38; // opacity of the part's colour where the model looks most
@@ -12,28 +14,38 @@ export class Detail {
   #dialog = element("detail");
   #answer = null;
   #index = 0;
+  #image = null; // image_id of the picture that is shown: the hit's, or another one of its track
   #words = []; // words of the explanation
   #running = null; // AbortController of the pending explanation
   #onMove;
+  #marks;
+  #moment = new Moment({ onStep: (image) => this.#showImage(image) });
 
-  constructor({ onMove, onSimilar }) {
+  /** marks: Marks of the current query. */
+  constructor({ onMove, onSimilar, marks }) {
     this.#onMove = onMove;
+    this.#marks = marks;
+    for (const kind of Object.keys(MARKS)) element(kind).addEventListener("click", () => marks.toggle(this.#hit.image_id, kind));
+    marks.addEventListener("change", () => this.#showMarks());
     element("close").addEventListener("click", () => this.close());
     element("detail-image").addEventListener("load", ({ target }) => {
       element("stage").style.setProperty("--ratio", target.naturalWidth / target.naturalHeight);
     });
     element("previous").addEventListener("click", () => this.#move(-1));
     element("next").addEventListener("click", () => this.#move(1));
-    element("similar").addEventListener("click", () => onSimilar(this.#hit));
+    element("similar").addEventListener("click", () => onSimilar(this.#image));
     this.#dialog.addEventListener("click", (event) => {
       if (event.target === this.#dialog) this.close(); // a click outside the panel
     });
     this.#dialog.addEventListener("keydown", (event) => {
+      if (event.target.id === "video" || event.ctrlKey || event.altKey || event.metaKey) return; // it has keys of its own
       const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (step) this.#move(step);
+      if (step && event.shiftKey) this.#moment.step(step);
+      else if (step) this.#move(step);
     });
     this.#dialog.addEventListener("close", () => {
       this.#running?.abort();
+      this.#moment.close();
       this.#onMove(this.#index);
     });
   }
@@ -48,13 +60,20 @@ export class Detail {
     this.#index = index;
     this.#showFigures();
     this.#showParts();
-    this.#explain();
+    this.#showMarks();
+    this.#moment.open(this.#hit);
+    this.#showImage(this.#hit.image_id);
     if (!this.#dialog.open) this.#dialog.showModal(); // Escape closes it, and the focus stays inside
     this.#dialog.scrollTop = 0;
   }
 
   close() {
     this.#dialog.close();
+  }
+
+  /** Whether the service gives out videos. */
+  set canPlay(can) {
+    this.#moment.canPlay = can;
   }
 
   #move(step) {
@@ -67,16 +86,27 @@ export class Detail {
   #showFigures() {
     const hit = this.#hit;
     element("detail-title").textContent = `Result ${hit.rank} of ${this.#answer.hits.length}`;
-    element("detail-image").src = imageUrl(hit, "full");
-    element("detail-image").alt = `Image of result ${hit.rank}`;
-    const folders = hit.file.split("/").flatMap((name, at) => (at ? ["/", document.createElement("wbr"), name] : [name]));
-    element("detail-file").replaceChildren(...folders);
     element("previous").disabled = this.#index === 0;
     element("next").disabled = this.#index === this.#answer.hits.length - 1;
     const figures = [["Similarity", hit.similarity.toFixed(3)]];
     if (this.#answer.mode === "exact") figures.unshift(["Matching score", hit.score.toFixed(3)]);
     element("numbers").replaceChildren(...figures.flatMap(([name, value]) => [make("dt", "", name), make("dd", "", value)]));
+  }
+
+  /** Show the hit's own picture, or another one of its track. */
+  #showImage(image) {
+    this.#image = image;
+    const own = image === this.#hit.image_id;
+    element("detail-image").src = imageUrl({ image_id: image }, "full");
+    element("detail-image").alt = own ? `Image of result ${this.#hit.rank}` : `Another image of the track of result ${this.#hit.rank}`;
+    element("detail-file").replaceChildren(...(own ? withBreaks(this.#hit.file) : ["The scores are those of the result itself."]));
     this.#draw([], 0);
+    this.#explain();
+  }
+
+  #showMarks() {
+    if (!this.#answer) return;
+    for (const kind of Object.keys(MARKS)) element(kind).setAttribute("aria-pressed", this.#marks.kindOf(this.#hit?.image_id) === kind);
   }
 
   #showParts() {
@@ -104,7 +134,7 @@ export class Detail {
     try {
       await new Promise((resolve) => setTimeout(resolve, REST_MS));
       if (mine.signal.aborted) return;
-      const asked = { query: this.#answer.query, image_id: this.#hit.image_id };
+      const asked = { query: this.#answer.query, image_id: this.#image };
       const { words } = await ask("/api/explain", asked, mine.signal);
       if (this.#running === mine) this.#showWords(words);
     } catch (error) {
@@ -136,7 +166,7 @@ export class Detail {
     button.setAttribute("aria-pressed", "false");
     button.addEventListener("click", () => {
       const press = button.getAttribute("aria-pressed") === "false";
-      for (const other of this.#dialog.querySelectorAll("[aria-pressed]")) other.setAttribute("aria-pressed", "false");
+      for (const other of this.#dialog.querySelectorAll("#words [aria-pressed], #parts [aria-pressed]")) other.setAttribute("aria-pressed", "false");
       button.setAttribute("aria-pressed", press);
       this.#draw(press ? chosenWords() : [], part);
     });

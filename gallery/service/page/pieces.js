@@ -12,6 +12,11 @@ export function make(tag, name, ...content) {
   return made;
 }
 
+/** A path that may be broken into lines after each slash. */
+export function withBreaks(path) {
+  return path.split("/").flatMap((name, at) => (at ? ["/", document.createElement("wbr"), name] : [name]));
+}
+
 /** The class that gives a part of the sentence (from 1; 0 = none) its colour. */
 export function colourOf(part) {
   return part > 0 ? `part-${((part - 1) % MAX_COLOURS) + 1}` : "";

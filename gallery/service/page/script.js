@@ -1,32 +1,49 @@
-// The search page: the form, the results, and which result is open. detail.js shows the open result.
+// The search page: the form, and what a search brings. results.js lists it, detail.js shows the open result.
 
 import { ask, imageUrl, Refused } from "./api.js";
 import { Detail } from "./detail.js";
-import { bar, make, percent } from "./pieces.js";
+import { chosenFilters, showFilters } from "./filters.js";
+import { Marks } from "./marks.js";
+import { make, percent } from "./pieces.js";
+import { Results } from "./results.js";
 
 const LOOKS = ["auto", "light", "dark"];
 const element = (id) => document.getElementById(id);
 const form = element("search");
-const results = element("results");
 
-let answer = null; // of the last search
+let asked = null; // the last search: { path, body, words, picture }
 let running = null; // AbortController of the pending search
 let limits = { max_upload_bytes: Infinity };
 
-const detail = new Detail({ onMove: focusHit, onSimilar: searchSimilar });
+const marks = new Marks();
+const results = new Results({ onOpen: (index) => detail.open(results.answer, index), marks });
+const detail = new Detail({ onMove: (index) => results.focus(index), onSimilar: searchSimilar, marks });
 
 // ---- searching ----
 
-async function search(path, body, words, picture = null) {
+/** A new search; the marks of the last one do not apply to it. */
+function search(path, body, words, picture = null) {
+  marks.clear();
+  return run({ path, body: { ...body, top: chosenTop(), ...chosenFilters() }, words, picture });
+}
+
+/** The last search again, with the marks that there are now. */
+function refine() {
+  return run({ ...asked, body: { ...asked.body, liked: marks.of("liked"), disliked: marks.of("disliked") } });
+}
+
+async function run(request) {
   running?.abort();
   const mine = (running = new AbortController());
-  showBusy(words, picture);
+  showBusy(request);
   try {
-    const found = await ask(path, body, mine.signal);
-    if (running === mine) showAnswer(found, words, picture, found.mode === "fast" && body.fast === false);
+    const found = await ask(request.path, request.body.image ? asForm(request.body) : request.body, mine.signal);
+    if (running !== mine) return;
+    asked = request;
+    showAnswer(found);
   } catch (error) {
     if (running !== mine) return; // a newer search has replaced this one
-    results.replaceChildren(); // they belong to another search
+    results.clear(); // they belong to another search
     showProblem(error);
   } finally {
     if (running === mine) {
@@ -36,12 +53,19 @@ async function search(path, body, words, picture = null) {
   }
 }
 
+/** The fields of a request as a form, which can carry a file; one field for each value of a list. */
+function asForm(body) {
+  const form = new FormData();
+  for (const [name, value] of Object.entries(body)) for (const each of [value].flat()) form.append(name, each);
+  return form;
+}
+
 function searchSentence() {
   if (!form.reportValidity()) return;
   const query = element("query").value.trim();
   if (!query) return element("query").focus();
   const fast = new FormData(form).get("mode") === "fast";
-  search("/api/search", { query, top: chosenTop(), fast }, `“${query}”`);
+  search("/api/search", { query, fast }, `“${query}”`);
 }
 
 function searchPicture(file) {
@@ -53,29 +77,25 @@ function searchPicture(file) {
     const megabytes = Math.floor(limits.max_upload_bytes / 2 ** 20);
     return showProblem(new Refused(`The picture is too large: at most ${megabytes} MB.`));
   }
-  const body = new FormData();
-  body.append("image", file);
-  body.append("top", chosenTop());
-  search("/api/search/image", body, "people like this one", URL.createObjectURL(file));
+  search("/api/search/image", { image: file }, "people like this one", URL.createObjectURL(file));
 }
 
-function searchSimilar(hit) {
+function searchSimilar(image_id) {
   detail.close();
-  const body = { image_id: hit.image_id, top: chosenTop() };
-  search("/api/search/similar", body, "people like this one", imageUrl(hit, "thumbnail"));
+  search("/api/search/similar", { image_id }, "people like this one", imageUrl({ image_id }, "thumbnail"));
 }
 
 const chosenTop = () => Number(element("top").value) || 20;
 
-// ---- results ----
+// ---- what a search brings ----
 
 function setBusy(busy) {
-  results.setAttribute("aria-busy", busy);
+  results.setBusy(busy);
   element("status").classList.toggle("busy", busy);
 }
 
-function showBusy(words, picture) {
-  element("problem").hidden = element("nothing").hidden = true;
+function showBusy({ words, picture }) {
+  for (const banner of ["problem", "nothing", "remarks"]) element(banner).hidden = true;
   setBusy(true);
   showStatus(`Searching ${words} …`, picture);
 }
@@ -93,77 +113,62 @@ function showProblem(error) {
   element("problem").hidden = false;
 }
 
-function showAnswer(found, words, picture, lacksSecondStage) {
-  answer = found;
+function showAnswer(found) {
   element("hints").hidden = true;
   let mode = { exact: "exact ranking", fast: "fast ranking", image: "by likeness" }[found.mode];
-  if (lacksSecondStage) mode += " (the model of this index knows no other)";
+  if (found.mode === "fast" && asked.body.fast === false) mode += " (the model of this index knows no other)";
+  if (marks.count) mode += ", refined by your marks";
   const surety = found.confidence === null ? "" : `, confidence ${percent(found.confidence)}`;
   const count = found.hits.length === 1 ? "1 result" : `${found.hits.length} results`;
-  showStatus(`${count} for ${words}: ${mode}, ${found.seconds.toFixed(2)} s${surety}`, picture);
+  showStatus(`${count} for ${asked.words}: ${mode}, ${found.seconds.toFixed(2)} s${surety}`, asked.picture);
   showNothing(found);
-  results.replaceChildren(...found.hits.map(hitItem));
-  const first = results.querySelector("button");
-  if (first) first.tabIndex = 0;
+  showRemarks(found);
+  results.show(found);
 }
 
 function showNothing(found) {
   const banner = element("nothing");
   banner.hidden = found.hits.length > 0 && found.nothing_matches !== true;
   if (banner.hidden) return;
-  const strong = make("strong", "", found.hits.length ? "Nothing here seems to match." : "The gallery is empty.");
+  if (!found.hits.length) {
+    const filtered = Object.keys(asked.body).some((name) => ["source", "after", "before", "min_height"].includes(name));
+    return banner.replaceChildren(make("strong", "", filtered ? "Nothing passes the filters." : "The gallery is empty."));
+  }
   const surety = found.confidence === null ? "" : ` that the person is here: ${percent(found.confidence)}`;
-  banner.replaceChildren(strong, found.hits.length ? `Confidence${surety}. The closest images are shown all the same.` : "");
+  const strong = make("strong", "", "Nothing here seems to match.");
+  banner.replaceChildren(strong, `Confidence${surety}. The closest images are shown all the same.`);
 }
 
-function hitItem(hit, index) {
-  const button = Object.assign(make("button", "hit"), { type: "button" });
-  button.tabIndex = -1; // the results are a single tab stop; the arrow keys move among them
-  button.append(
-    Object.assign(new Image(), { src: imageUrl(hit, "thumbnail"), alt: "", loading: "lazy", decoding: "async" }),
-    make("span", "caption", make("span", "rank", `${hit.rank}`), make("span", "score", hit.score.toFixed(2))),
-  );
-  if (hit.parts.length) button.append(make("span", "bars", ...hit.parts.map((part, at) => bar(part.score, at + 1))));
-  const parts = hit.parts.map((part) => `${part.text} ${percent(part.score)}`);
-  button.setAttribute("aria-label", [`Result ${hit.rank}`, `score ${hit.score.toFixed(2)}`, ...parts].join(", "));
-  button.title = [`score ${hit.score.toFixed(2)}`, ...parts].join("\n");
-  button.addEventListener("click", () => openHit(index));
-  button.addEventListener("focus", () => setCurrent(button));
-  return make("li", "", button);
+/** How the sentence was read, if that may surprise. */
+function showRemarks({ unknown_words, negated }) {
+  const quoted = (words) => words.map((word) => `“${word}”`).join(", ");
+  const lines = [];
+  if (unknown_words.length) lines.push(`Not understood: ${quoted(unknown_words)}. The results go by the other words, and the confidence is lower for it.`);
+  if (negated.length) lines.push(`Read as what the person must not have: ${quoted(negated)}. Images that seem to show it come later.`);
+  element("remarks").hidden = !lines.length;
+  element("remarks").replaceChildren(...lines.map((line) => make("div", "", line)));
 }
 
-// ---- the open result, and the keyboard ----
-
-const buttons = () => [...results.querySelectorAll(".hit")];
-
-function setCurrent(button) {
-  for (const other of buttons()) other.tabIndex = other === button ? 0 : -1;
-}
-
-function openHit(index) {
-  setCurrent(buttons()[index]);
-  detail.open(answer, index);
-}
-
-function focusHit(index) {
-  buttons()[index].focus({ preventScroll: true }); // the focus returns here when the result is closed
-  setCurrent(buttons()[index]);
-}
-
-function columns() {
-  const top = buttons()[0].offsetTop;
-  return buttons().filter((button) => button.offsetTop === top).length;
-}
-
-results.addEventListener("keydown", (event) => {
-  const at = buttons().indexOf(document.activeElement);
-  if (at < 0 || event.ctrlKey || event.altKey || event.metaKey) return;
-  const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns(), ArrowDown: columns(), Home: -at, End: buttons().length - 1 - at };
-  const target = buttons()[at + step[event.key]];
-  if (!target) return;
-  event.preventDefault();
-  target.focus();
+marks.addEventListener("change", () => {
+  const [liked, disliked] = [marks.of("liked").length, marks.of("disliked").length];
+  const refined = Boolean(asked?.body.liked?.length || asked?.body.disliked?.length);
+  element("marked").textContent = `Marked: ${liked} “more like this”, ${disliked} “not this”`;
+  element("refine").hidden = !marks.count && !refined;
+  element("refine-now").disabled = !marks.count;
 });
+element("refine-now").addEventListener("click", async () => {
+  await refine();
+  element("results").focus();
+});
+element("clear-marks").addEventListener("click", async () => {
+  const refined = asked.body.liked?.length || asked.body.disliked?.length;
+  marks.clear();
+  if (refined) await refine();
+  element("refine").hidden = true;
+  element("results").focus();
+});
+
+// ---- the form ----
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -221,6 +226,8 @@ try {
   element("query").maxLength = limits.max_query_characters;
   element("top").max = limits.max_top;
   element("sign-out").hidden = !limits.signed_in;
+  detail.canPlay = !limits.blur_others;
+  if (limits.origins) await showFilters();
 } catch (error) {
   showProblem(error);
 }
