@@ -76,7 +76,8 @@ def draw_frame(footage: Footage, number: int) -> tuple[np.ndarray, list[Box]]:
     image = footage.scene.copy()
     shown = []
     hidden = Image.new("L", footage.size)  # what lies behind somebody nearer, from the nearest to the farthest
-    placed = [(index, walker.at(number / footage.fps)) for index, walker in enumerate(footage.walkers)]
+    time_s = number / footage.fps
+    placed = [(index, each.at(time_s)) for index, each in enumerate(footage.walkers) if each.in_view(time_s)]
     placed.sort(key=lambda each: footage.walkers[each[0]].soles)
     for _, (sprite, corner) in placed:
         image.paste(sprite.picture, corner, sprite.alpha)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from random import Random
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from dataset.synthpedes.people import NONE, Person
 from dataset.synthpedes.views import CameraView
 
 PHASES = 12  # pictures per two steps
+SPRITES = 40 * PHASES  # kept in memory: of the people in view
 STEPS_PER_SECOND = 1.9
 HEIGHTS_PER_SECOND = 0.8  # of walking, in body heights: 1.4 m/s for 1.75 m
 ENLARGED = 2  # drawn larger by this factor and scaled down, to avoid jagged edges
@@ -43,6 +44,9 @@ class Walker:
     start_s: float  # when the person is in the middle of the picture
     speed: float  # pixels per second; > 0: to the right
     middle: float  # x in pixels of the middle of the picture
+
+    def in_view(self, time_s: float) -> bool:
+        return abs(time_s - self.start_s) * abs(self.speed) < self.middle + self.height
 
     def at(self, time_s: float) -> tuple[Sprite, tuple[int, int]]:
         """The person's picture at a time, and where its top left corner is."""
@@ -81,7 +85,7 @@ def sample_walker(person: Person, size: tuple[int, int], seconds: float, rng: Ra
     )
 
 
-@cache
+@lru_cache(SPRITES)
 def _sprite(walker: Walker, phase: int) -> Sprite:
     """Draw a pose over black and over white: where the two differ, the background shows through."""
     stride = walker.view.stride * math.sin(2 * math.pi * phase / PHASES)

@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 
 from gallery.footage.decode import Frame, Unreadable, Video, read_picture
-from gallery.footage.detectors import Detector, detector_named
+from gallery.footage.detectors import Detector, People, detector_named
 from gallery.footage.ledger import Entry, Ledger, image_path
 from gallery.footage.origin import Origin
 from gallery.footage.regions import regions_of, stands_in
@@ -87,6 +87,27 @@ def cut(frame: np.ndarray, box: Sequence[float], padding: float) -> bytes:
     return simplejpeg.encode_jpeg(np.ascontiguousarray(frame[top:bottom, left:right]), quality=JPEG_QUALITY)
 
 
+def who_counts(found: People, source: Source, request: CropRequest) -> People:
+    tall = found.boxes[:, 3] - found.boxes[:, 1] >= request.min_height
+    inside = stands_in(found.boxes, regions_of(source.path, request.regions))
+    return found.where((found.scores >= request.score) & tall & inside)
+
+
+def save_crops(source: Source, frame: Frame, clock: datetime | None, found: People, request: CropRequest) -> list[Crop]:
+    """Write the crops of the people in a frame. clock: when the video began, or the picture was taken."""
+    at = clock + timedelta(seconds=frame.time_s or 0) if clock else None
+    height, width = frame.pixels.shape[:2]
+    crops = []
+    for number, (box, score) in enumerate(zip(found.boxes.tolist(), found.scores.tolist(), strict=True)):
+        image = image_path(source, frame.number, number)
+        path = request.out / image
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(cut(frame.pixels, box, request.padding))
+        origin = Origin(source.name, frame.number, frame.time_s, at, tuple(box), (width, height), score, None)
+        crops.append(Crop(image, origin))
+    return crops
+
+
 def with_tracks(ledger: Ledger, entry: Entry, every_s: float) -> dict[str, int]:
     """The tracks of a video's crops by image."""
     seen = list(ledger.seen(entry))
@@ -126,22 +147,9 @@ class _Cropper(NamedTuple):
 
     def people(self, source: Source, frame: Frame, clock: datetime | None) -> list[Crop]:
         """Find the people of a frame who count, and write their crops."""
-        request = self.request
-        found = self.detector(frame.pixels)
-        tall = found.boxes[:, 3] - found.boxes[:, 1] >= request.min_height
-        inside = stands_in(found.boxes, regions_of(source.path, request.regions))
-        found = found.where((found.scores >= request.score) & tall & inside)
-        at = clock + timedelta(seconds=frame.time_s or 0) if clock else None
-        height, width = frame.pixels.shape[:2]
-        crops = []
-        for number, (box, score) in enumerate(zip(found.boxes.tolist(), found.scores.tolist(), strict=True)):
-            image = image_path(source, frame.number, number)
-            path = request.out / image
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(cut(frame.pixels, box, request.padding))
-            origin = Origin(source.name, frame.number, frame.time_s, at, tuple(box), (width, height), score, None)
-            crops.append(Crop(image, origin))
-        return crops
+        return save_crops(
+            source, frame, clock, who_counts(self.detector(frame.pixels), source, self.request), self.request
+        )
 
 
 def _crop_all(sources: Sequence[Source], cropper: _Cropper) -> _Done:
