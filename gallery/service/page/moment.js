@@ -2,7 +2,7 @@
 
 import { ask, reasonOf, Refused } from "./api.js";
 import { withBreaks } from "./pieces.js";
-import { clock, moment, seconds } from "./times.js";
+import { moment, seconds } from "./times.js";
 
 const BEFORE_S = 2; // the video starts so long before the crop
 const REST_MS = 250; // on a crop before its frame is asked for: decoding one takes the service a while
@@ -100,10 +100,8 @@ export class Moment {
     element("earlier").disabled = !crops[position - 1];
     element("later").disabled = !crops[position + 1];
     element("steps").hidden = total < 2;
-    if (total < 2) return;
-    const from = crops[0].clock ? clock(crops[0].clock) : crops[0].time_s === null ? "" : seconds(crops[0].time_s);
-    const place = total > crops.length ? `${position + 1} of ${crops.length} nearby pictures (${total} in all)` : `${position + 1} of ${total} pictures`;
-    element("place").textContent = `${place} of this person${from ? `, from ${from}` : ""}`;
+    const all = total > crops.length ? `${crops.length} around it (${total} in all)` : `${total} of this person`;
+    element("place").textContent = `Picture ${position + 1} of ${all}`;
   }
 
   #play() {

@@ -152,7 +152,7 @@ function showRemarks({ unknown_words, negated }) {
 marks.addEventListener("change", () => {
   const [liked, disliked] = [marks.of("liked").length, marks.of("disliked").length];
   const refined = Boolean(asked?.body.liked?.length || asked?.body.disliked?.length);
-  element("marked").textContent = `Marked: ${liked} “more like this”, ${disliked} “not this”`;
+  element("marked").textContent = `Marked: ${liked} like this, ${disliked} not this`;
   element("refine").hidden = !marks.count && !refined;
   element("refine-now").disabled = !marks.count;
 });
