@@ -90,9 +90,11 @@ class Ledger:
         return Entry(row[0], row[1], bool(row[2])) if row else None
 
     def begin(self, source: Source, settings: str) -> Entry:
-        """Note a source, and delete what there is of an earlier state of it."""
+        """Note a source, and delete what there is of an earlier state of it, noted or not."""
+        for path in _files(self.folder, source):
+            path.unlink()
         for (number,) in self._rows.execute("SELECT id FROM source WHERE name = ?", (source.name,)).fetchall():
-            self.delete([image for (image,) in self._images(number)])
+            self._rows.execute("DELETE FROM crop WHERE source = ?", (number,))
             self._rows.execute("DELETE FROM source WHERE id = ?", (number,))
         columns = "INSERT INTO source (name, size, mtime_ns, settings) VALUES (?, ?, ?, ?)"
         cursor = self._rows.execute(columns, (source.name, source.size, source.mtime_ns, settings))
@@ -140,15 +142,19 @@ class Ledger:
             at = datetime.fromisoformat(clock) if clock else None
             yield Crop(image, Origin(name, frame, time_s, at, tuple(numbers), (width, height), score, track))
 
-    def _images(self, number: int) -> list[tuple[str]]:
-        return self._rows.execute("SELECT image FROM crop WHERE source = ?", (number,)).fetchall()
-
 
 def image_path(source: Source, frame: int, number: int) -> str:
     """Where a crop lies in the folder: a folder for each video and for each folder of pictures."""
     if source.is_video:
         return f"{_unique(source.path)}/{frame:07d}-{number}.jpg"
     return f"{_unique(source.path.parent)}/{_unique(source.path)}-{number}.jpg"
+
+
+def _files(folder: Path, source: Source) -> Iterator[Path]:
+    """The crops of a source that lie in the folder."""
+    if source.is_video:
+        return (folder / _unique(source.path)).glob("*.jpg")
+    return (folder / _unique(source.path.parent)).glob(f"{_unique(source.path)}-*.jpg")
 
 
 def _unique(path: Path) -> str:

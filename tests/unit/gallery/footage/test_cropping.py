@@ -117,6 +117,17 @@ def test_other_settings_crop_anew_and_a_source_that_is_gone_stays(videos, reques
     assert files(tmp_path / "crops") == set(left)
 
 
+def test_nothing_is_left_of_a_run_that_was_killed_and_had_other_settings(videos, request_of, tmp_path):
+    """It may have written crops that it did not note any more."""
+    Image.fromarray(draw_frame(FOOTAGE[0], 5)[0]).save(tmp_path / "a.png")
+    request = request_of(videos, tmp_path / "a.png")
+    crop(request, TRUTH)
+    for image in files(request.out):
+        (request.out / image).with_name(image.rpartition("/")[2].replace("-0.jpg", "-7.jpg")).write_bytes(b"left")
+    crop(replace(request, padding=0.1), TRUTH)
+    assert files(request.out) == set(read_table(request.out))
+
+
 @pytest.mark.parametrize("after", [1, 5])
 def test_a_run_that_stops_goes_on_and_ends_with_the_same(videos, request_of, tmp_path, monkeypatch, after):
     calls = 0
