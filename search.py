@@ -6,7 +6,6 @@ python search.py query "a man with a red backpack" --index OUT
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,15 +15,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gallery import Answer, Filter, Gallery
+from gallery import Gallery
+from gallery.command_line import add_narrowing_options, filter_of, print_answer, print_forgotten, print_report
 from gallery.footage.command_line import add_crop_options, crop_as_told, told
-from gallery.indexing.commands import IndexingReport, add_images, build_index, remove_images
+from gallery.indexing.commands import add_images, build_index
+from gallery.indexing.removal import forget_before, remove_images
 from gallery.indexing.request import IndexingRequest
-from gallery.indexing.scan import not_read
 from gallery.search.calibrate import calibrate
 from gallery.search.calibration import OrderCalibration, calibration_path
+from gallery.search.filters import parse_time
 from gallery.service.audit import AuditLog
-from gallery.show import as_json, as_table, remarks, verdict
 from utils.distributed import shutdown, start
 from utils.errors import UserError
 from utils.files import save_json
@@ -65,7 +65,7 @@ def run_index(args: argparse.Namespace) -> None:
     )
     report = build_index(request, process)
     if process.is_main:
-        _print_report(report, args.index)
+        print_report(report, args.index)
     shutdown()
 
 
@@ -75,7 +75,7 @@ def run_add(args: argparse.Namespace) -> None:
     checkpoint = None if args.checkpoint is None else find_weights(args.checkpoint)
     report = add_images(args.index, args.paths, process, checkpoint)
     if process.is_main:
-        _print_report(report, args.index)
+        print_report(report, args.index)
     shutdown()
 
 
@@ -86,6 +86,12 @@ def run_remove(args: argparse.Namespace) -> None:
     Console().print(done, highlight=False)
 
 
+def run_forget(args: argparse.Namespace) -> None:
+    set_up_logging()
+    forgotten = forget_before(args.index, parse_time(args.before, "--before"), crops=args.crops)
+    print_forgotten(forgotten, args.index)
+
+
 def run_query(args: argparse.Namespace) -> None:
     if (args.sentence is None) == (args.queries is None):
         raise UserError('give one sentence, e.g. query "a man with a red backpack", or many by --queries FILE')
@@ -94,7 +100,7 @@ def run_query(args: argparse.Namespace) -> None:
     if args.save and len(sentences) != 1:
         raise UserError("--save draws the answer to one sentence")
     with ExitStack() as stack:
-        where = Filter.parse(source=args.source, after=args.after, before=args.before, min_height=args.min_height)
+        where = filter_of(args)
         audit = AuditLog(args.audit_log)
         gallery = Gallery.open(args.index, checkpoint=args.checkpoint, engine=args.engine)
         stack.callback(gallery.close)
@@ -103,7 +109,7 @@ def run_query(args: argparse.Namespace) -> None:
             shown = [hit.image_id for hit in answer.hits]
             asked = {"query": sentence, **where.described()}
             audit.write("command line", "search", mode=answer.mode, **asked, shown=shown)
-            _print_answer(answer, gallery, args)
+            print_answer(answer, gallery, args)
             if args.save:
                 from gallery.grid import save_grid  # matplotlib takes a while to load
 
@@ -148,6 +154,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     index = commands.add_parser("index", help="make an index of a folder, or bring it up to date")
     add = commands.add_parser("add", help="add images or folders below the folder that was indexed")
     remove = commands.add_parser("remove", help="remove images or folders; they stay out until they are added")
+    forget = commands.add_parser("forget", help="remove the images that are older than a date")
     query = commands.add_parser("query", help="find people")
     serve = commands.add_parser("serve", help="a search page and a JSON API")
     calibrate_command = commands.add_parser("calibrate", help="learn on val when nothing matches")
@@ -155,9 +162,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     _add_crop_command(crop)
     _add_index_options(index)
     _add_paths(add, remove)
+    _add_forget_options(forget)
     _add_query_options(query)
     _add_serve_options(serve)
-    for command in (index, add, remove, query, serve):
+    for command in (index, add, remove, forget, query, serve):
         command.add_argument("--index", type=Path, required=True, metavar="OUT", help="folder of the index")
     add.add_argument("--checkpoint", metavar="PATH", help="where the model is now, if it was moved")
     for command in (query, serve):
@@ -211,21 +219,15 @@ def _add_query_options(query: argparse.ArgumentParser) -> None:
     query.add_argument("--queries", type=Path, metavar="FILE", help="many sentences, one per line")
     query.add_argument("--top", type=int, default=20, metavar="N", help="results to show (default: 20)")
     query.add_argument("--fast", action="store_true", help="by similarity alone, without the matching head")
-    query.add_argument("--no-group", dest="group", action="store_false", help="each image, not each track or near copy")
-    query.add_argument(
-        "--source",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help="only from such recordings, e.g. 'cam1*'; also repeated",
-    )
-    query.add_argument(
-        "--after", metavar="TIME", help="only from then on, e.g. 2026-11-20T08:00 (the camera's local time)"
-    )
-    query.add_argument("--before", metavar="TIME", help="only until then")
-    query.add_argument("--min-height", type=float, metavar="PX", help="only people at least so high in the full frame")
     query.add_argument("--save", type=Path, metavar="FILE.png", help="draw the images found")
     query.add_argument("--json", action="store_true", help="one JSON object per sentence and line")
+    add_narrowing_options(query)
+
+
+def _add_forget_options(forget: argparse.ArgumentParser) -> None:
+    forget.set_defaults(run=run_forget)
+    forget.add_argument("--before", required=True, metavar="TIME", help="e.g. 2026-11-20 (the camera's local time)")
+    forget.add_argument("--crops", action="store_true", help="also delete the files of these crops")
 
 
 def _add_serve_options(serve: argparse.ArgumentParser) -> None:
@@ -254,36 +256,6 @@ def _print_crops(args: argparse.Namespace, out: Path) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for line in told(crop_as_told(args, out), out):
         console.print(line, markup=False)
-
-
-def _print_report(report: IndexingReport, index: Path) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    counts = {
-        "encoded": report.encoded,
-        "unchanged": report.unchanged + report.touched,
-        "removed": report.removed,
-        "kept unseen": report.kept,
-        "unreadable": len(report.unreadable),
-    }
-    console.print(f"{index}: {report.total} images ({', '.join(f'{n} {name}' for name, n in counts.items() if n)})")
-    for bad in report.unreadable:
-        console.print(f"  unreadable: {bad.path}: {bad.reason}", markup=False)
-    if report.other_kinds:
-        console.print(f"  {not_read(report.other_kinds)}")
-    console.print(f"{report.seconds:.1f} s")
-
-
-def _print_answer(answer: Answer, gallery: Gallery, args: argparse.Namespace) -> None:
-    if args.json:
-        sys.stdout.write(json.dumps(as_json(answer), ensure_ascii=False) + "\n")
-        return
-    console = Console(highlight=False)
-    description = gallery.describe()
-    console.print(as_table(answer, Path(description["root"])))
-    if not args.fast and answer.mode == "fast":
-        console.print(f"second stage: {description['second_stage']}", markup=False, soft_wrap=True)
-    for line in (*remarks(answer), verdict(answer)):
-        console.print(line, markup=False, soft_wrap=True)
 
 
 def _described(order: OrderCalibration | None) -> str:

@@ -1,4 +1,4 @@
-"""The changes of an index: make it or update it from a folder, add images, remove images."""
+"""The changes of an index that encode images: make it or update it from a folder, add images."""
 
 import time
 from collections import Counter
@@ -11,13 +11,12 @@ from gallery.encoding.checkpoints import checked_checkpoint, stamp_of
 from gallery.footage.origin import Origin
 from gallery.footage.table import read_table
 from gallery.indexing.encode_parts import Work, commit_unencoded, encode_parts
+from gallery.indexing.removal import finish, finish_deleting
 from gallery.indexing.request import IndexingRequest, check_loss, commit_request, open_writer
 from gallery.indexing.scan import Changes, Found, Unreadable, compare, listed, relative, walk
-from gallery.search.engines import open_engine
 from gallery.store.manifest import FILE, read_manifest
 from gallery.store.writer import StoreWriter
 from utils.distributed import Process, gather_objects
-from utils.errors import UserError
 
 
 class IndexingReport(NamedTuple):
@@ -43,6 +42,7 @@ def build_index(request: IndexingRequest, process: Process) -> IndexingReport:
     with ExitStack() as stack:
         writer, task = None, None
         if process.is_main:
+            finish_deleting(request.index)
             found = walk(request.images) if request.paths is None else listed(request.images, request.paths)
             old = read_manifest(request.index) if (request.index / FILE).exists() else None
             stamp = stamp_of(request.checkpoint, old.checkpoint if old else None)
@@ -69,6 +69,7 @@ def add_images(index: Path, paths: Sequence[str], process: Process, checkpoint: 
     with ExitStack() as stack:
         writer, task = None, None
         if process.is_main:
+            finish_deleting(index)
             writer = stack.enter_context(StoreWriter(index))
             manifest = writer.store.manifest
             stamp = stamp_of(checked_checkpoint(manifest, checkpoint), manifest.checkpoint)
@@ -79,28 +80,6 @@ def add_images(index: Path, paths: Sequence[str], process: Process, checkpoint: 
             task = _Task(found.unreadable, found.other_kinds, changes, origins)
             writer.commit(excluded=[path for path in manifest.excluded if path not in names], checkpoint=stamp)
         return _update(index, process, writer, task)
-
-
-def remove_images(index: Path, paths: Sequence[str]) -> int:
-    """Remove images, or folders of images, for good. Returns how many.
-
-    Nothing of them stays on disk except their paths, in the list of images that indexing the folder leaves out. This
-    also erases what earlier runs only marked as removed, even if `paths` is empty.
-    Raises: UserError for a path that is not below the root, or that no indexed image has.
-    """
-    with StoreWriter(index) as writer:
-        store, root = writer.store, Path(writer.store.manifest.root)
-        images = list(store.images())
-        gone: dict[int, str] = {}
-        for path in paths:
-            name = relative(root, path)
-            hits = {key: im.path for key, im in images if not name or im.path == name or im.path.startswith(f"{name}/")}
-            if not hits:
-                raise UserError(f"{path} is not in the index; nothing was removed")
-            gone |= hits
-        writer.erase(gone, excluded=sorted({*store.manifest.excluded, *gone.values()}))
-        _finish(writer)
-    return len(gone)
 
 
 class _Task(NamedTuple):
@@ -126,7 +105,7 @@ def _update(index: Path, process: Process, writer: StoreWriter | None, task: _Ta
     report = None
     if writer is not None and task is not None:
         changes = task.changes
-        _finish(writer)
+        finish(writer)
         report = IndexingReport(
             encoded=len(changes.encode) - len(unreadable),
             touched=len(changes.touched),
@@ -139,14 +118,6 @@ def _update(index: Path, process: Process, writer: StoreWriter | None, task: _Ta
             seconds=time.perf_counter() - begin,
         )
     return gather_objects(report)[0]
-
-
-def _finish(writer: StoreWriter) -> None:
-    """Merge small segments and bring the engine up to date."""
-    writer.tidy()
-    engine = open_engine(writer.store)
-    engine.update(writer.store)
-    engine.close()
 
 
 def _below(root: Path, paths: Sequence[str]) -> Found:

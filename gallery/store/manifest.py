@@ -55,6 +55,7 @@ class Manifest:
     segments: list[SegmentEntry] = field(default_factory=list)
     next_serial: int = 1
     excluded: list[str] = field(default_factory=list)  # paths that were removed by hand and stay out
+    to_delete: list[str] = field(default_factory=list)  # paths of image files whose deletion was begun
     calibration: dict[str, Any] | None = None  # the fields of gallery.search.calibration.Calibration
     format: str = FORMAT
 
@@ -77,11 +78,16 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Commit: from now on, the index is what this manifest says."""
+    """Commit: from now on, the index is what this manifest says.
+
+    Keys that earlier versions do not know are left out if they say nothing, so that these versions read such an index.
+    """
     values = asdict(manifest)
     for entry in values["segments"]:
         if not entry["origins"]:
-            del entry["origins"]  # so that earlier versions read an index of plain pictures
+            del entry["origins"]
+    if not values["to_delete"]:
+        del values["to_delete"]
     replace_json(folder / FILE, values)
 
 

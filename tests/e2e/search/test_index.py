@@ -13,7 +13,8 @@ from PIL import Image
 from gallery import Gallery
 from gallery.encoding.encoder import Encoder
 from gallery.indexing import encode_parts
-from gallery.indexing.commands import add_images, build_index, remove_images
+from gallery.indexing.commands import add_images, build_index
+from gallery.indexing.removal import remove_images
 from gallery.indexing.request import IndexingRequest
 from gallery.store.segments import image_id
 from gallery.store.store import Store

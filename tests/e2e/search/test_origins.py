@@ -11,8 +11,9 @@ from PIL import Image
 
 from gallery import Filter, Gallery
 from gallery.footage.origin import Origin
-from gallery.footage.table import FILE, Crop, write_rows
-from gallery.indexing.commands import build_index, remove_images
+from gallery.footage.table import FILE, Crop, read_table, write_rows
+from gallery.indexing.commands import build_index
+from gallery.indexing.removal import remove_images
 from gallery.indexing.request import IndexingRequest
 from gallery.store.segments import image_id
 from gallery.store.store import Store
@@ -189,3 +190,22 @@ def test_filters_that_are_refused(indexed, images, test_paths, checkpoint, tmp_p
     build_index(plain, CPU)
     message = refused(search_command, ["query", "a man", "--index", str(plain.index), "--source", "cam1"], capsys)
     assert "does not know where its images come from" in message
+
+
+def test_what_is_older_than_a_date_is_forgotten(crops_folder, checkpoint, tmp_path, capsys):
+    folder, index = Path(shutil.copytree(crops_folder, tmp_path / "crops")), tmp_path / "index"
+    request = IndexingRequest(images=folder, checkpoint=checkpoint, index=index)
+    build_index(request, CPU)
+    forget = ["forget", "--index", str(index), "--before"]
+    assert search_command([*forget, "2026-11-20T08:00:04"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{index}: 1 images forgotten; 7 are left",
+        "  4 of them have no time of day, so that no date takes them out",
+    ]
+    assert build_index(request, CPU).total == 7  # its crop is still there and stays out of the index
+    assert search_command([*forget, "2026-11-20T08:00:08", "--crops"]) == 0
+    assert "1 images forgotten, 2 files deleted; 6 are left" in capsys.readouterr().out
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob("*.jpg")}
+    assert left == set(read_table(folder)) == set(NAMES[2:])
+    assert build_index(request, CPU).unchanged == 6
+    assert "'last week' is no time" in refused(search_command, [*forget, "last week"], capsys)

@@ -10,7 +10,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from gallery import Gallery
-from gallery.indexing.commands import build_index, remove_images
+from gallery.indexing.commands import build_index
+from gallery.indexing.removal import remove_images
 from gallery.indexing.request import IndexingRequest
 from gallery.service.app import create_app
 from gallery.store.segments import image_id

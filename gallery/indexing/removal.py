@@ -1,0 +1,126 @@
+"""Taking images out of an index for good: by their paths, or all that are older than a date. Imports no torch.
+
+`forget_before` may delete the files of the crops as well. The commit that takes out the rows also notes these files
+(`to_delete` in the manifest); then they are deleted. After a kill in between, the next change of the index goes on.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from gallery.footage import table
+from gallery.footage.ledger import FILE as LEDGER
+from gallery.footage.ledger import Ledger
+from gallery.indexing.scan import relative
+from gallery.search.engines import open_engine
+from gallery.search.filters import Filter
+from gallery.store.manifest import FILE, read_manifest
+from gallery.store.store import KEYS_PER_SEGMENT, Store
+from gallery.store.writer import StoreWriter
+from utils.errors import UserError
+
+
+class Forgotten(NamedTuple):
+    """What `forget_before` did."""
+
+    images: int  # taken out of the index
+    files: int  # deleted
+    without_clock: int  # images that are still in the index and whose time is not known
+    total: int  # images in the index now
+
+
+def remove_images(index: Path, paths: Sequence[str]) -> int:
+    """Remove images, or folders of images, for good. Returns how many.
+
+    Nothing of them stays on disk except their paths, in the list of images that indexing the folder leaves out. This
+    also erases what earlier runs only marked as removed, even if `paths` is empty.
+    Raises: UserError for a path that is not below the root, or that no indexed image has.
+    """
+    finish_deleting(index)
+    with StoreWriter(index) as writer:
+        store, root = writer.store, Path(writer.store.manifest.root)
+        images = list(store.images())
+        gone: dict[int, str] = {}
+        for path in paths:
+            name = relative(root, path)
+            hits = {key: im.path for key, im in images if not name or im.path == name or im.path.startswith(f"{name}/")}
+            if not hits:
+                raise UserError(f"{path} is not in the index; nothing was removed")
+            gone |= hits
+        writer.erase(gone, excluded=_also_excluded(store, gone.values()))
+        finish(writer)
+    return len(gone)
+
+
+def forget_before(index: Path, before: datetime, *, crops: bool) -> Forgotten:
+    """Remove the images that were taken before a time of day, the camera's local time, for good.
+
+    crops: delete their files too, and all other files of such crops that the folder's table names. Otherwise the files
+        stay, and their paths in the list of images that indexing the folder leaves out.
+    Raises: UserError if another process changes the index or crops into the folder, or if the folder is not there.
+    """
+    finish_deleting(index)
+    where = Filter(before=before)
+    with StoreWriter(index) as writer:
+        store, root = writer.store, Path(writer.store.manifest.root)
+        gone = {key: store.image(key).path for key in _older(store, where)}
+        if crops:
+            if not root.is_dir():
+                raise UserError(f"{root} is not there, so that no file in it can be deleted; nothing was forgotten")
+            clocks = {path: own.clock for path, own in table.read_table(root).items()}
+            older = (relative(root, path) for path, clock in clocks.items() if clock is not None and clock < before)
+            files = sorted({*gone.values(), *older})
+            writer.erase(gone, to_delete=files)
+            _delete_files(writer)
+        else:
+            files = []
+            writer.erase(gone, excluded=_also_excluded(store, gone.values()))
+        finish(writer)
+        known = Filter(after=datetime.min).count(writer.store)
+        return Forgotten(len(gone), len(files), len(writer.store) - known, len(writer.store))
+
+
+def finish_deleting(index: Path) -> None:
+    """Delete the files that a killed `forget_before` noted, if there are any."""
+    if (index / FILE).exists() and read_manifest(index).to_delete:
+        with StoreWriter(index) as writer:
+            _delete_files(writer)
+
+
+def finish(writer: StoreWriter) -> None:
+    """Merge small segments and bring the engine up to date."""
+    writer.tidy()
+    engine = open_engine(writer.store)
+    engine.update(writer.store)
+    engine.close()
+
+
+def _older(store: Store, where: Filter) -> list[int]:
+    """Keys of the live rows that pass."""
+    keys: list[int] = []
+    for serial, segment in store.segments.items():
+        rows = segment.live[where.rows(segment)[segment.live]]
+        keys += (serial * KEYS_PER_SEGMENT + rows).tolist()
+    return keys
+
+
+def _delete_files(writer: StoreWriter) -> None:
+    """Delete the files that the manifest notes, and their rows in the folder's table. Repeating it changes nothing."""
+    manifest = writer.store.manifest
+    root, paths = Path(manifest.root), manifest.to_delete
+    if (root / LEDGER).exists():
+        with Ledger(root) as ledger:
+            ledger.delete(paths)
+            ledger.write_table()
+    else:
+        for path in paths:
+            (root / path).unlink(missing_ok=True)
+        kept = {path: own for path, own in table.read_table(root).items() if path not in set(paths)}
+        if (root / table.FILE).exists():
+            table.write_rows(root / table.FILE, [table.Crop(path, own) for path, own in kept.items()])
+    writer.commit(to_delete=[])
+
+
+def _also_excluded(store: Store, paths: Iterable[str]) -> list[str]:
+    return sorted({*store.manifest.excluded, *paths})
