@@ -26,6 +26,7 @@ from utils.errors import UserError
 FILE = "crops.sqlite"
 COMMIT_EVERY_S = 2.0
 TABLES = """
+PRAGMA secure_delete = ON;
 CREATE TABLE IF NOT EXISTS source (
     id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
     settings TEXT NOT NULL, next_frame INTEGER NOT NULL DEFAULT 0, done INTEGER NOT NULL DEFAULT 0);

@@ -236,10 +236,12 @@ def test_crops_that_were_deleted_do_not_come_back(request_of, videos):
     request = request_of(videos)
     crop(request, TRUTH)
     gone, *kept = sorted(files(request.out))
+    assert gone.encode() in (request.out / LEDGER).read_bytes()
     with Ledger(request.out) as ledger:
         ledger.delete([gone])
         ledger.write_table()
     assert files(request.out) == set(read_table(request.out)) == set(kept)
+    assert gone.encode() not in (request.out / LEDGER).read_bytes()
     assert crop(request, TRUTH).new_crops == 0
     assert files(request.out) == set(kept)
 
