@@ -18,7 +18,7 @@ from dataset.synthpedes.exchange import chunks_of, exchanges
 from dataset.texts import Places
 from dataset.tokenizer import encode
 from evaluation.grounding.cases import Case
-from evaluation.grounding.people import Mean, area_under_curve, mean_over_people
+from evaluation.grounding.people import Mean, Wins, area_under_curve, count_wins, mean_over_people
 from models.person_search import MATCH, PersonSearchModel
 
 KINDS = {  # of attributes, as the table has them; every other attribute is a colour
@@ -96,13 +96,23 @@ def measure_chunks(scored: list[Scored]) -> dict[str, ChunkScores]:
     return {name: _measured(own) for name, own in chosen.items() if own}
 
 
+def wins_of(scored: list[Scored]) -> Wins:
+    """Of the shown chunks against the exchanged ones, on their own pictures."""
+    shown, other = np.array([[one.shown, one.other] for one in scored]).T
+    return count_wins(shown, other, _people(scored))
+
+
 def _measured(scored: list[Scored]) -> ChunkScores:
-    person_id = np.array([one.person_id for one in scored])
-    shown, other, shown_elsewhere, other_elsewhere = np.array([one[2:] for one in scored]).T
-    won = (shown > other) + 0.5 * (shown == other)
+    person_id = _people(scored)
+    won = np.array([[(one.shown > one.other) + 0.5 * (one.shown == one.other)] for one in scored])
+    shown, other = np.array([[one.shown_elsewhere, one.other_elsewhere] for one in scored]).T
     return ChunkScores(
-        auc=area_under_curve(shown, other, person_id),
-        pairs=mean_over_people(won[:, None], person_id)[0],
-        elsewhere=area_under_curve(shown_elsewhere, other_elsewhere, person_id),
+        auc=area_under_curve(wins_of(scored)),
+        pairs=mean_over_people(won, person_id)[0],
+        elsewhere=area_under_curve(count_wins(shown, other, person_id)),
         exchanges=len(scored),
     )
+
+
+def _people(scored: list[Scored]) -> np.ndarray:
+    return np.array([one.person_id for one in scored])

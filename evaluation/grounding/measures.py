@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +44,14 @@ class Grounding(NamedTuple):
     num_captions: int
 
 
+class Looks(NamedTuple):
+    """What a model saw, word by word and chunk by chunk."""
+
+    pointed: list[Pointed]  # empty where no layer has maps of words
+    layer: int | None  # of the cross-modal encoder, whose attention points
+    scored: list[Scored]
+
+
 def measure_grounding(
     model: PersonSearchModel,
     cases: list[Case],
@@ -52,24 +60,31 @@ def measure_grounding(
     config: Config,
     scores: Scores,
 ) -> Grounding:
-    """Measure everything on all captions of a split.
+    """Measure everything on all captions of a split. scores: of the same split; other arguments: as of `look`."""
+    pointed, layer, scored = look(model, cases, image_batches, tokenizer, config.dataset.max_words)
+    reranking = measure_reranking(scores, config.eval.tail)
+    return Grounding(measure_pointing(pointed), layer, measure_chunks(scored), reranking, len(cases))
+
+
+def look(
+    model: PersonSearchModel, cases: list[Case], image_batches: DataLoader, tokenizer: BertTokenizer, max_words: int
+) -> Looks:
+    """Let a model look for every word and score every chunk.
 
     Args:
         model: in evaluation mode, on the device where the images are to go.
-        cases: as of `load_cases`, of the same split as the scores.
-        image_batches: of the split's gallery.
-        config: of the evaluation.
+        cases: as of `load_cases`.
+        image_batches: of the gallery of the same split.
+        max_words: of a caption, and tokens of those, as in the configuration.
     """
-    layer, device, max_words = _layer_of(model), model.itm_head.weight.device, config.dataset.max_words
-    tokens = TokenStore(len(scores.image_person_id), device)
-    with torch.no_grad():
-        embed_images(model, image_batches, device, tokens)
+    layer, device = _layer_of(model), model.itm_head.weight.device
+    tokens, person_id = _encoded(model, image_batches, device)
     pointed: list[Pointed] = []
     scored: list[Scored] = []
     with progress[None](len(cases), "grounding", "captions") as bar:
         for row, own in by_image(cases):
             image_tokens = tokens.read(torch.tensor([row]))
-            elsewhere = tokens.read(torch.tensor([_somebody_else(scores.image_person_id, row)]))
+            elsewhere = tokens.read(torch.tensor([_somebody_else(person_id, row)]))
             for case in own:
                 encoded = encode(tokenizer, case.caption.text, max_words)
                 if layer is not None:
@@ -78,8 +93,15 @@ def measure_grounding(
                 with torch.inference_mode():
                     scored += score_chunks(model, case, image_tokens, elsewhere, tokenizer, max_words)
             bar.advance(len(own))
-    reranking = measure_reranking(scores, config.eval.tail)
-    return Grounding(measure_pointing(pointed), layer, measure_chunks(scored), reranking, len(cases))
+    return Looks(pointed, layer, scored)
+
+
+def _encoded(model: PersonSearchModel, image_batches: DataLoader, device: torch.device) -> tuple[TokenStore, Tensor]:
+    """Tokens of all images, and their people (I,)."""
+    images: Any = image_batches.dataset
+    tokens = TokenStore(len(images), device)
+    with torch.no_grad():
+        return tokens, embed_images(model, image_batches, device, tokens).person_id
 
 
 def measure_reranking(scores: Scores, tail: Tail) -> Reranking | None:

@@ -30,21 +30,30 @@ def mean_over_people(values: np.ndarray, person_id: np.ndarray) -> list[Mean]:
     return [Mean(float(value), *ends) for value, ends in zip(means.mean(axis=0), intervals, strict=True)]
 
 
-def area_under_curve(shown: np.ndarray, other: np.ndarray, person_id: np.ndarray) -> Mean:
-    """Probability that a score of `shown` is above one of `other`, ties counting half: the area under the ROC curve.
+class Wins(NamedTuple):
+    """Outcomes of all pairs of a score of `shown` and one of `other`. P people."""
 
-    All (N,): row n of both belongs to person_id[n].
-    """
+    wins: np.ndarray  # (P, P): how often shown of one person is above other of another, ties counting half
+    counts: np.ndarray  # (P,): scores of each person
+
+
+def count_wins(shown: np.ndarray, other: np.ndarray, person_id: np.ndarray) -> Wins:
+    """All (N,): row n of both belongs to person_id[n]."""
     people, place = np.unique(person_id, return_inverse=True)
-    wins = np.zeros((len(people), len(people)))  # of the pairs of each two people
+    wins = np.zeros((len(people), len(people)))
     for number in range(len(people)):
         against = np.sort(other[place == number])
         below = (np.searchsorted(against, shown, "left") + np.searchsorted(against, shown, "right")) / 2
         np.add.at(wins[:, number], place, below)
-    counts = np.bincount(place)
+    return Wins(wins, np.bincount(place))
+
+
+def area_under_curve(found: Wins) -> Mean:
+    """Probability that a score of `shown` is above one of `other`: the area under the ROC curve."""
+    wins, counts = found
     values = [
         np.einsum("rp,pq,rq->r", drawn, wins, drawn, optimize=True) / (drawn @ counts) ** 2
-        for drawn in drawn_counts(len(people), RESAMPLES, np.random.default_rng(SEED))
+        for drawn in drawn_counts(len(counts), RESAMPLES, np.random.default_rng(SEED))
     ]
     low, high = interval_ends(np.concatenate(values))
     return Mean(float(wins.sum() / counts.sum() ** 2), float(low), float(high))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.grounding.people import area_under_curve, mean_over_people, person_means
+from evaluation.grounding.people import area_under_curve, count_wins, mean_over_people, person_means
 
 
 def test_everybody_counts_the_same():
@@ -24,7 +24,7 @@ def test_area_is_the_share_of_all_pairs_in_order():
     rng = np.random.default_rng(0)
     shown, other = rng.integers(0, 6, 40) + 1.0, rng.integers(0, 6, 40) + 0.0
     person_id = rng.integers(0, 7, 40)
-    area = area_under_curve(shown, other, person_id)
+    area = area_under_curve(count_wins(shown, other, person_id))
     assert area.value == pytest.approx(plain_area(shown, other))
     assert area.low < area.value < area.high
 
@@ -32,7 +32,7 @@ def test_area_is_the_share_of_all_pairs_in_order():
 @pytest.mark.parametrize(("shift", "area"), [(9.0, 1.0), (0.0, 0.5), (-9.0, 0.0)])
 def test_area_of_separated_and_equal_scores(shift, area):
     scores = np.tile([1.0, 2.0, 3.0], 4)
-    found = area_under_curve(scores + shift, scores, np.arange(12) // 3)
+    found = area_under_curve(count_wins(scores + shift, scores, np.arange(12) // 3))
     assert found == pytest.approx((area, area, area))
 
 
@@ -40,6 +40,6 @@ def test_interval_of_the_area_is_over_people():
     """Ten captions of one person are one draw: the interval does not shrink because there are more of them."""
     rng = np.random.default_rng(1)
     own = rng.normal(size=12)  # a person's scores are alike
-    few = area_under_curve(own + 0.5, np.zeros(12), np.arange(12))
-    many = area_under_curve(np.repeat(own, 10) + 0.5, np.zeros(120), np.repeat(np.arange(12), 10))
+    few = area_under_curve(count_wins(own + 0.5, np.zeros(12), np.arange(12)))
+    many = area_under_curve(count_wins(np.repeat(own, 10) + 0.5, np.zeros(120), np.repeat(np.arange(12), 10)))
     assert many == pytest.approx(few)

@@ -1,0 +1,86 @@
+"""What runs with several seeds were measured to be: means, and differences from the first variant. P people."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench.rows import Rows
+from evaluation.bootstrap import confidence_intervals
+from evaluation.grounding.people import Mean, Wins, area_under_curve
+from utils.files import replacing
+
+
+class Outcome(NamedTuple):
+    """What one run was measured to be."""
+
+    values: dict[str, float]  # by column; NaN = not measured
+    people: dict[str, np.ndarray]  # by column: values of people (P,), or as of `from_wins`
+
+    def save_people(self, path: Path) -> None:
+        arrays: dict[str, Any] = dict(self.people)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+
+
+def from_wins(found: Wins) -> np.ndarray:
+    """As one array (P, P + 1), the counts in the last column."""
+    return np.column_stack(found)
+
+
+def print_means(columns: Sequence[str], outcomes: Mapping[str, Sequence[Outcome]]) -> None:
+    """A row for each variant: mean over the seeds, deviation between them, and the interval over people."""
+    title = "mean over seeds ± deviation between seeds (95 % interval over people)"
+    rows = Rows({"variant": _width(outcomes)}, columns, title=title)
+    for name, runs in outcomes.items():
+        rows.add(name, *(_mean_cell(column, runs) for column in columns))
+
+
+def print_differences(columns: Sequence[str], outcomes: Mapping[str, Sequence[Outcome]]) -> None:
+    """A row for each variant but the first: difference from the first, with its interval over people."""
+    first, *others = outcomes
+    rows = Rows(
+        {"variant": _width(outcomes)}, columns, title=f"difference from {first} (95 % interval, paired by people)"
+    )
+    for name in others:
+        rows.add(name, *(_difference_cell(column, outcomes[first], outcomes[name]) for column in columns))
+
+
+def _mean_cell(column: str, runs: Sequence[Outcome]) -> str:
+    values = np.array([run.values[column] for run in runs])
+    if np.isnan(values).any():
+        return "-"
+    deviation = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
+    arrays = [run.people[column] for run in runs if column in run.people]
+    return f"{values.mean():.2f}{deviation}" + (f" ({_ends(np.mean(arrays, axis=0))})" if arrays else "")
+
+
+def _difference_cell(column: str, before: Sequence[Outcome], after: Sequence[Outcome]) -> str:
+    """Of the seeds that both have."""
+    pairs = list(zip(before, after, strict=False))
+    if not pairs or any(column not in run.people for pair in pairs for run in pair):
+        return "-"
+    differences = []
+    for one, other in pairs:
+        difference = other.people[column] - one.people[column]
+        if difference.ndim == 2:
+            difference[:, -1] = one.people[column][:, -1]  # the counts are the same in both
+        differences.append(difference)
+    found = _interval(np.mean(differences, axis=0))
+    return f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
+
+
+def _ends(people: np.ndarray) -> str:
+    found = _interval(people)
+    return f"{found.low:.2f}-{found.high:.2f}"
+
+
+def _interval(people: np.ndarray) -> Mean:
+    if people.ndim == 2:
+        return area_under_curve(Wins(people[:, :-1], people[:, -1]))
+    return Mean(float(people.mean()), *confidence_intervals(people[:, None])[0])
+
+
+def _width(outcomes: Mapping[str, Sequence[Outcome]]) -> int:
+    return max(map(len, outcomes))
