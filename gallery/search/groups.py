@@ -19,7 +19,7 @@ from gallery.store.origins import TrackKey
 from gallery.store.segments import image_id
 from gallery.store.store import KEYS_PER_SEGMENT, Store
 
-# Cosine from which two images are near copies. With the demo's model, the most alike images of two people in its gallery
+# Cosine from which two images are near copies. With the demo's model, the most alike images of two people in its index
 # reach 0.976 (all pairs of output/demo/index), and no pair of two people in footage reaches 0.95, while 29 % of one
 # person's crops 0.1 s apart are beyond 0.98 (python -m bench.near_copies).
 NEAR_COPY = 0.98
