@@ -118,6 +118,26 @@ def test_word_pieces_that_the_model_does_not_know_are_told(client):
     assert (answer["num_pieces"], answer["unknown_pieces"]) == (2, [])
 
 
+def test_words_that_were_not_understood_and_what_the_sentence_denies_are_told(client):
+    answer = client.post("/api/search", json={"query": "a 鞋 man without glasses"}).json()
+    assert (answer["unknown_words"], answer["negated"]) == (["鞋"], ["glasses"])
+    answer = client.post("/api/search/similar", json={"image_id": "id0"}).json()
+    assert (answer["unknown_words"], answer["negated"]) == ([], [])
+
+
+def test_marks_reach_the_gallery_and_the_audit_log(gallery, tmp_path):
+    client = client_for(gallery, audit_log=tmp_path / "log.jsonl")
+    marks = {"liked": ["id0", "id2"], "disliked": ["id1"]}
+    asked = [("/api/search", {"query": "man"}), ("/api/search/similar", {"image_id": "id0"})]
+    answers = [client.post(path, json={**body, **marks}) for path, body in asked]
+    answers.append(upload(client, picture(), **marks))
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert [question[-1] for question in gallery.asked] == [marks] * 3
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [{name: line[name] for name in marks} for line in lines] == [marks] * 3
+    assert client.post("/api/search", json={"query": "man", "liked": ["id0"] * 51}).status_code == 422
+
+
 def test_a_fault_of_ours_tells_no_details_and_does_not_stop_the_service(client):
     response = client.post("/api/search", json={"query": "crash"})
     assert (response.status_code, response.json()) == (500, {"detail": "the service failed; its log says why"})
