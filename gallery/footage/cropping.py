@@ -20,7 +20,7 @@ from gallery.footage.regions import regions_of, stands_in
 from gallery.footage.request import CropRequest
 from gallery.footage.sources import Source, find_sources
 from gallery.footage.table import Crop
-from gallery.footage.tracking import tracks
+from gallery.footage.tracking import LONGEST_STEP_S, tracks
 from utils.extras import optional
 from utils.log import progress
 
@@ -109,7 +109,9 @@ def save_crops(source: Source, frame: Frame, clock: datetime | None, found: Peop
 
 
 def with_tracks(ledger: Ledger, entry: Entry, every_s: float) -> dict[str, int]:
-    """The tracks of a video's crops by image."""
+    """The tracks of a video's crops by image. Empty if the frames are too far apart for tracks."""
+    if every_s > LONGEST_STEP_S:
+        return {}
     seen = list(ledger.seen(entry))
     numbers = tracks((each.sighting for each in seen), every_s)
     pairs = zip(seen, numbers, strict=True)

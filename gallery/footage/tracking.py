@@ -7,11 +7,12 @@ import numpy as np
 
 from utils.extras import optional
 
-LOST_S = 2.0  # a person who was not seen for longer is a new track
+LOST_S = 1.0  # a person who was not seen for longer, and not in two looks, is a new track
 # Boxes are compared enlarged by this share of their size per second on each side: people walk about two of their widths
-# in a second. On drawn footage, at two frames per second, that makes 1.6 tracks of a person instead of 8.6.
-BUFFER_PER_S = 1.6
+# in a second. On drawn footage, at two frames per second, that makes 1.4 tracks of a person instead of 6.5.
+BUFFER_PER_S = 2.0
 LEAST_IOU = 0.2  # of enlarged boxes
+LONGEST_STEP_S = 2.0  # between frames; over more, place and motion tell nothing
 AGAIN_S = 1e-3
 
 
@@ -32,7 +33,7 @@ def tracks(sightings: Iterable[Sighting], every_s: float) -> Iterator[list[int]]
     supervision, trackers = optional("supervision", "tracking"), optional("trackers", "tracking")
     tracker = trackers.ByteTrackTracker(
         frame_rate=1 / every_s,
-        lost_track_buffer=round(LOST_S * 30),  # in frames of 1/30 s, whatever the rate
+        lost_track_buffer=round(30 * max(LOST_S, 2 * every_s)),  # in frames of 1/30 s, whatever the rate
         track_activation_threshold=0.0,  # the detector's threshold has chosen already
         high_conf_det_threshold=0.0,
         minimum_consecutive_frames=1,

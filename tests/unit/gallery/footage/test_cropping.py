@@ -76,6 +76,12 @@ def test_crops_of_a_video_are_the_people_that_were_drawn(videos, request_of):
         assert np.abs(pixels - drawn).mean() < 15  # compressed twice
 
 
+def test_frames_far_apart_make_no_tracks(videos, request_of):
+    request = request_of(videos, every_s=2.5)
+    assert crop(request, TRUTH).crops > 0
+    assert {origin.track for origin in read_table(request.out).values()} == {None}
+
+
 def test_a_second_run_does_only_what_is_new(videos, request_of, tmp_path):
     growing = tmp_path / "growing"
     growing.mkdir()
