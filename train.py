@@ -21,7 +21,7 @@ from models.person_search import PersonSearchModel
 from models.weights import filled_names, initialise_from, report_table
 from training.allocator import keep_freed_memory
 from training.dry_run import check
-from training.graphs import device_step_of
+from training.graphs import device_step_of, takes_graphs
 from training.loop import curriculum_at, evaluate, finish_epoch, is_stale, log_step, say_done
 from training.matching_watch import MatchingWatch
 from training.objectives import build_objectives, build_task, build_trained_model
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model.to(process.device)
     momentum_encoder = build_momentum_encoder(model, config)
     task = build_task(config, model, objectives)
-    online = spread(task, momentum_encoder, config, process)
+    online = spread(task, momentum_encoder, config, process, graphed=takes_graphs(config, process))
     state = build_state(
         model,
         momentum_encoder,

@@ -1,5 +1,8 @@
 """The device's part of a step as CUDA graphs, one for each set of shapes: a batch's `dataset.texts.Bucket`.
 
+With several processes a step is four graphs: the processes gather the momentum embeddings, count words and average the
+gradients between them (`training.step.device_parts`).
+
 What changes between steps lies on the device: alpha and the hardness of negatives, the learning rates, the optimiser's
 step count, the temperature, the queue's pointer, the state of the random generator.
 """
@@ -13,10 +16,10 @@ from dataset.batches import TrainBatch
 from losses.objective import Curriculum
 from training.optimizer import keep_rates_on
 from training.state import TrainState
-from training.step import DeviceStep, device_step
+from training.step import DeviceStep, device_parts, device_step
 from utils.config import Config
 from utils.cuda_graphs import Graphs, Recorder
-from utils.distributed import Process
+from utils.distributed import Exchanging, Process
 from utils.precision import best_precision
 
 logger = logging.getLogger(__name__)
@@ -27,8 +30,8 @@ def obstacle(config: Config, process: Process) -> str | None:
     precision = config.train.precision
     if process.device.type != "cuda":
         return "it needs a CUDA GPU"
-    if process.world_size > 1:
-        return "several processes exchange embeddings and gradients in the middle of a step"
+    if config.train.sharding == "fsdp":
+        return "sharded parameters are gathered and freed in the middle of a step"
     if (best_precision("cuda") if precision == "auto" else precision) == "fp16":
         return "the host decides after each step in fp16 whether it counts"
     if config.debug.detect_anomaly or config.debug.deterministic:
@@ -36,16 +39,17 @@ def obstacle(config: Config, process: Process) -> str | None:
     return None
 
 
+def takes_graphs(config: Config, process: Process) -> bool:
+    return config.train.cuda_graph is not False and obstacle(config, process) is None
+
+
 def device_step_of(config: Config, process: Process, optimizer: torch.optim.Optimizer) -> DeviceStep:
     """How the steps of a run are to run, as train.cuda_graph asks. Says once why they are not captured."""
-    if config.train.cuda_graph is False:
-        return device_step
-    reason = obstacle(config, process)
-    if reason is None:
+    if takes_graphs(config, process):
         keep_rates_on(process.device, optimizer)
         return GraphedStep()
-    if config.train.cuda_graph is True or process.device.type == "cuda":
-        logger.info("steps are not captured as CUDA graphs: %s", reason)
+    if config.train.cuda_graph is True or (config.train.cuda_graph == "auto" and process.device.type == "cuda"):
+        logger.info("steps are not captured as CUDA graphs: %s", obstacle(config, process))
     return device_step
 
 
@@ -60,9 +64,9 @@ class GraphedStep:
     ) -> dict[str, Tensor]:
         """Arguments and result as of `device_step`. The next call overwrites the losses."""
 
-        def step(batch: TrainBatch, now: Curriculum) -> dict[str, Tensor]:
-            return device_step(state, online, batch, now, config)
+        def parts(batch: TrainBatch, now: Curriculum) -> Exchanging[dict[str, Tensor]]:
+            return device_parts(state, online, batch, now, config)
 
         # in float64, as a number of Python is: the losses are then those of an eager step to the last bit
         there = (torch.full((), float(value), dtype=torch.float64, device=batch.person_id.device) for value in now)
-        return self.graphs(step, batch, Curriculum(*there))
+        return self.graphs.in_parts(parts, batch, Curriculum(*there))

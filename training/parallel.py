@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -19,10 +20,10 @@ from torch.distributed.tensor.experimental import implicit_replication
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from models.joined_weights import copies_again
+from models.joined_weights import ALIGNMENT, copies_again
 from training.objectives import Objectives
 from utils.config import Config
-from utils.distributed import Process
+from utils.distributed import Exchanging, Process, averaged
 from utils.errors import UserError
 
 
@@ -107,10 +108,13 @@ def _cut(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
-def spread(objectives: Objectives, momentum_encoder: nn.Module, config: Config, process: Process) -> nn.Module:
+def spread(
+    objectives: Objectives, momentum_encoder: nn.Module, config: Config, process: Process, *, graphed: bool = False
+) -> nn.Module:
     """Set the model and its momentum copies up as `train` in the configuration asks.
 
-    Returns: the objectives as training calls them, in DDP where there are several processes.
+    Args: graphed: the steps will be CUDA graphs.
+    Returns: the objectives as training calls them, in DDP where several processes run steps eagerly.
     """
     model = objectives.model
     if config.train.activation_checkpointing:
@@ -120,7 +124,7 @@ def spread(objectives: Objectives, momentum_encoder: nn.Module, config: Config, 
             layer.compile()  # one of a kind is compiled, the others share it
     if config.train.sharding == "fsdp":
         shard(model, momentum_encoder, process)
-    return wrap(objectives, process)
+    return same_start(objectives) if graphed else wrap(objectives, process)
 
 
 def unwrapped(online: nn.Module) -> Objectives:
@@ -142,6 +146,30 @@ def wrap(model: nn.Module, process: Process) -> nn.Module:
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, sharded)
     devices = [process.local_rank] if process.device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=False)
+
+
+def same_start(model: nn.Module) -> nn.Module:
+    """All processes take the weights of the first, as they do in DDP."""
+    if dist.is_initialized():
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, src=0)
+    return model
+
+
+def average_gradients(online: nn.Module) -> Exchanging[None]:
+    """Average the gradients over the processes, unless DDP did it in the backward pass.
+
+    A graph of a backward pass has no place for DDP's exchanges. They take turns with it instead, all in one: what DDP
+    gains by overlapping the two is little beside the launches that graphs save.
+    """
+    if not dist.is_initialized() or isinstance(online, DistributedDataParallel):
+        return
+    trained = [parameter for parameter in online.parameters() if parameter.grad is not None]
+    trained.sort(key=lambda parameter: parameter.numel() % ALIGNMENT > 0)  # the others keep the optimiser's alignment
+    flat = torch.cat([parameter.grad.flatten() for parameter in trained if parameter.grad is not None])
+    yield from averaged(flat)
+    for parameter, own in zip(trained, flat.split([parameter.numel() for parameter in trained]), strict=True):
+        parameter.grad = own.view_as(parameter)
 
 
 def averaging(online: nn.Module, *, now: bool) -> AbstractContextManager:

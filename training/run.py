@@ -30,7 +30,7 @@ class Run:
 
     config: Config
     process: Process
-    online: nn.Module  # `training.objectives.Objectives`, in DDP where there are several processes
+    online: nn.Module  # `training.objectives.Objectives`, in DDP where several processes run steps eagerly
     device_step: DeviceStep  # `training.step.device_step`, or the same as CUDA graphs
     loader: TrainLoader
     eval_loaders: EvalLoaders

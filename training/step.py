@@ -9,13 +9,15 @@ from torch import Tensor, nn
 
 from dataset.batches import TrainBatch
 from losses.objective import Curriculum, Embeddings, Lesson, Objective
-from training.parallel import averaging, mixed_parameters, unwrapped
+from training.parallel import average_gradients, averaging, mixed_parameters, unwrapped
 from training.state import TrainState
 from utils.config import Config
-from utils.distributed import gather, mean
+from utils.distributed import Exchanging, averaged, finish, gathered
 from utils.precision import autocast
 
 T = TypeVar("T")
+
+TINY = torch.finfo(torch.float32).tiny
 
 
 class DeviceStep(Protocol):
@@ -54,13 +56,21 @@ def device_step(
     state: TrainState, online: nn.Module, batch: TrainBatch, now: Curriculum, config: Config
 ) -> dict[str, Tensor]:
     """All of a step that runs on the device and never asks it for a number: losses, gradients, updates, queue."""
+    return finish(device_parts(state, online, batch, now, config))
+
+
+def device_parts(
+    state: TrainState, online: nn.Module, batch: TrainBatch, now: Curriculum, config: Config
+) -> Exchanging[dict[str, Tensor]]:
+    """`device_step`, cut where processes exchange embeddings, numbers of words, and gradients that DDP does not."""
     objectives, device, precision = unwrapped(online), batch.person_id.device, config.train.precision
     with autocast(device, precision):
         lessons = [objectives.prepare(part, state.momentum_encoder) for part in split(batch, config.train.accumulate)]
-    candidates = gather_embeddings([lesson.momentum for lesson in lessons])
+    candidates = yield from gather_embeddings([lesson.momentum for lesson in lessons])
+    shares = yield from shares_of(lessons, objectives.objectives)
     state.optimizer.zero_grad(set_to_none=True)
     sums: dict[str, Tensor] = {}
-    for lesson, share in zip(lessons, shares_of(lessons, objectives.objectives), strict=True):
+    for lesson, share in zip(lessons, shares, strict=True):
         with averaging(online, now=lesson is lessons[-1]):
             with autocast(device, precision):
                 losses = online(lesson, candidates, state.queue, now)
@@ -69,6 +79,7 @@ def device_step(
             state.scaler.scale(losses["total"]).backward()
         parts = {key: loss.detach() for key, loss in losses.items()}
         sums = {key: sums[key] + part for key, part in parts.items()} if sums else parts
+    yield from average_gradients(online)
     update_weights(state, config)
     state.queue.push(candidates.image, candidates.text, candidates.person_id)
     return sums
@@ -96,13 +107,14 @@ def split(batch: T, parts: int) -> list[T]:
     return [type(batch)(*field) for field in fields]
 
 
-def gather_embeddings(parts: Sequence[Embeddings]) -> Embeddings:
+def gather_embeddings(parts: Sequence[Embeddings]) -> Exchanging[Embeddings]:
     """Momentum embeddings of the whole batch: of all parts, and of all processes."""
-    image, text, person_id = (gather(torch.cat(fields)) for fields in zip(*parts, strict=True))
-    return Embeddings(image, text, person_id)
+    return Embeddings(*(yield from gathered(*(torch.cat(fields) for fields in zip(*parts, strict=True)))))
 
 
-def shares_of(lessons: Sequence[Lesson], objectives: Sequence[Objective]) -> list[dict[str, float | Tensor]]:
+def shares_of(
+    lessons: Sequence[Lesson], objectives: Sequence[Objective]
+) -> Exchanging[list[dict[str, float | Tensor]]]:
     """The factors of each part's losses; a loss without one has the factor 1.
 
     Summed over the parts and averaged over the processes, the losses are then
@@ -119,12 +131,15 @@ def shares_of(lessons: Sequence[Lesson], objectives: Sequence[Objective]) -> lis
     shares: list[dict[str, float | Tensor]] = [
         {} if alone else dict.fromkeys((each.key for each in objectives), 1 / len(lessons)) for _ in lessons
     ]
+    counted: dict[str, Tensor] = {}
     for each in objectives:
         numbers = [each.num_averaged(lesson.prepared[each.key]) for lesson in lessons]
-        counted = [number for number in numbers if number is not None]
-        if counted:
-            words = torch.stack(counted).float()  # (parts,)
-            of_a_process = mean(words.sum()).clamp(min=torch.finfo(torch.float32).tiny)
+        of_parts = [number for number in numbers if number is not None]
+        if of_parts:
+            counted[each.key] = torch.stack(of_parts).float()  # (parts,)
+    if counted:
+        sums = yield from averaged(torch.stack([words.sum() for words in counted.values()]))
+        for (key, words), of_a_process in zip(counted.items(), sums.clamp(min=TINY), strict=True):
             for share, part in zip(shares, words / of_a_process, strict=True):
-                share[each.key] = part
+                share[key] = part
     return shares

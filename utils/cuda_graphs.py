@@ -4,6 +4,10 @@ A graph replays the same kernels on the same memory. So there is one graph for e
 tensors of its own. The first calls with a set of shapes run eagerly; they also compile kernels and allocate what stays.
 All graphs of a function share one pool of memory, since only one runs at a time.
 
+What several processes exchange in the middle of a function lies between graphs: it runs eagerly at each replay, on the
+memory that the graphs around it write and read. So it does not matter whether another process replays, captures or
+runs eagerly at that moment: all exchange the same, in the same order.
+
 Source: PyTorch, "CUDA Graphs", whole-network capture.
 """
 
@@ -15,10 +19,12 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from utils.distributed import Exchanging, finish
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Recorder = Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]
+Recorder = Callable[[Callable[[], Exchanging[Any]]], tuple[Callable[[], None], Any]]
 
 WARM_UP_CALLS = 3  # eager calls with a set of shapes before its graph is captured
 MOST_GRAPHS = 32  # further sets of shapes run eagerly: each graph takes some ten MB, and its capture the time of a call
@@ -40,7 +46,8 @@ class Graphs:
 
     Args:
         name: of the function, for that line.
-        record: captures a function of no arguments and returns how to replay it, and what it returned.
+        record: captures the parts of a function of no arguments, and returns how to replay them with what is exchanged
+            in between, and what the function returned. It exchanges nothing itself.
     """
 
     def __init__(self, name: str, record: Recorder | None = None) -> None:
@@ -59,13 +66,22 @@ class Graphs:
 
         Args: inputs: tensors, numbers, and named tuples of them.
         """
+
+        def whole(*inputs: Any) -> Exchanging[T]:
+            yield from ()
+            return function(*inputs)
+
+        return self.in_parts(whole, *inputs)
+
+    def in_parts(self, function: Callable[..., Exchanging[T]], *inputs: Any) -> T:
+        """The same for a function with exchanges."""
         key = shapes_of(inputs)
         if key not in self._recordings:
             if self._runs_eagerly(key):
                 self._eager_calls[key] += 1
-                return function(*inputs)
+                return finish(function(*inputs))
             if not self._capture(key, function, inputs):
-                return function(*inputs)
+                return finish(function(*inputs))
         recording = self._recordings[key]
         for own, new in zip(tensors_of(recording.inputs), tensors_of(inputs), strict=True):
             own.copy_(new, non_blocking=True)
@@ -75,7 +91,7 @@ class Graphs:
     def _runs_eagerly(self, key: Any) -> bool:
         return self._failed or self._eager_calls[key] < WARM_UP_CALLS or len(self._recordings) >= MOST_GRAPHS
 
-    def _capture(self, key: Any, function: Callable[..., T], inputs: tuple[Any, ...]) -> bool:
+    def _capture(self, key: Any, function: Callable[..., Exchanging[Any]], inputs: tuple[Any, ...]) -> bool:
         own = copied(inputs)
         try:
             replay, result = self._record(lambda: function(*own))
@@ -89,16 +105,30 @@ class Graphs:
 
 
 class _PoolRecorder:
-    """Captures on the GPU; all graphs take their memory from one pool."""
+    """Captures on the GPU; all graphs take their memory from one pool.
+
+    Only this thread may not do what a capture forbids: others read events of exchanges and pin memory for batches.
+    """
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, function: Callable[[], T]) -> tuple[Callable[[], None], T]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            result = function()
-        return graph.replay, result
+    def __call__(self, function: Callable[[], Exchanging[T]]) -> tuple[Callable[[], None], T]:
+        parts, replayed = function(), list[Callable[[], object]]()
+
+        def replay() -> None:
+            for each in replayed:
+                each()
+
+        while True:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                try:
+                    exchange = next(parts)
+                except StopIteration as end:
+                    replayed.append(graph.replay)
+                    return replay, end.value
+            replayed += [graph.replay, exchange]
 
 
 def shapes_of(value: Any) -> Any:

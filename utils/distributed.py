@@ -1,17 +1,23 @@
 """The processes of a run. Under torchrun: one per GPU (nccl) or several on the CPU (gloo); else one plain process."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from utils.errors import UserError
+
+T = TypeVar("T")
+
+# A computation in parts, with what the processes exchange between them: in place, in tensors that the parts around it
+# hold. So each part by itself can be a CUDA graph, and a graph that is replayed finds what was exchanged.
+Exchanging: TypeAlias = Generator[Callable[[], object], None, T]
 
 # One process may read annotations or build a cache while the others wait for it.
 _TIMEOUT = timedelta(minutes=30)
@@ -79,18 +85,42 @@ def _device(local_rank: int) -> torch.device:
     return device
 
 
-def gather(tensor: Tensor) -> Tensor:
-    """Concatenate the tensors of all processes in the order of their ranks: (B, ...) -> (world_size * B, ...).
+def finish(parts: Exchanging[T]) -> T:
+    """Run all parts of a computation and what the processes exchange between them."""
+    while True:
+        try:
+            exchange = next(parts)
+        except StopIteration as end:
+            return end.value
+        exchange()
 
-    Every process must call it with the same shape, on its own device. No gradient flows back. A single process gets its
-    input back.
+
+def gathered(*tensors: Tensor) -> Exchanging[tuple[Tensor, ...]]:
+    """Concatenate each tensor of all processes in the order of their ranks: (B, ...) -> (world_size * B, ...).
+
+    Every process must call it with the same shapes, on its own device. No gradient flows back. A single process gets
+    its input back.
     """
     if not dist.is_initialized():
-        return tensor
-    tensor = tensor.detach().contiguous()
-    gathered = tensor.new_empty((dist.get_world_size() * tensor.shape[0], *tensor.shape[1:]))
-    dist.all_gather(list(gathered.chunk(dist.get_world_size())), tensor)
-    return gathered
+        return tensors
+    number = dist.get_world_size()
+    own = [tensor.detach().contiguous() for tensor in tensors]
+    of_all = tuple(tensor.new_empty((number * tensor.shape[0], *tensor.shape[1:])) for tensor in own)
+
+    def exchange() -> None:
+        for tensor, whole in zip(own, of_all, strict=True):
+            dist.all_gather(list(whole.chunk(number)), tensor)
+
+    yield exchange
+    return of_all
+
+
+def averaged(tensor: Tensor) -> Exchanging[Tensor]:
+    """Elementwise mean over all processes, in place, of a tensor without gradient."""
+    if dist.is_initialized():
+        tensor.div_(dist.get_world_size())
+        yield lambda: dist.all_reduce(tensor)
+    return tensor
 
 
 def maximum(tensor: Tensor) -> Tensor:
@@ -104,11 +134,7 @@ def maximum(tensor: Tensor) -> Tensor:
 
 def mean(tensor: Tensor) -> Tensor:
     """Elementwise mean over all processes, same shape, without gradient. A single process gets its input back."""
-    if not dist.is_initialized():
-        return tensor
-    shared = tensor.detach().clone()
-    dist.all_reduce(shared)
-    return shared / dist.get_world_size()
+    return finish(averaged(tensor.detach().clone()))
 
 
 def any_process(flag: bool) -> bool:

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from tests.helpers.gradients import STOPPED, losses_and_gradients
+from tests.helpers.gradients import EAGER, GRAPHED, STOPPED, losses_and_gradients
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.runs import log_lines, train_command
 from training.checkpoint import load_checkpoint
@@ -18,6 +18,9 @@ PAIRS_OF_A_PART = ("itm", "attribute")  # their negatives come from the same pro
 COMMON = ("train.epochs=1", "optimizer.clip_norm=null", "optimizer.lr=1e-3", "optimizer.lr_new=1e-3")
 WITHOUT_NEGATIVES = tuple(f"losses.weights.{key}=0" for key in PAIRS_OF_A_PART)
 WITHOUT_PAIRS = (*WITHOUT_NEGATIVES, *(f"losses.weights.{key}=0" for key in ("prd", "mlm", "mrtd")))  # itc and mae
+
+# as long as each other, so that all batches have the same shapes; four steps
+SHORT_TEXTS = ("train.batch_size=6", "train.accumulate=2", "train.epochs=2", "dataset.max_words=4")
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,8 @@ def on_two(arguments):
         "few": arguments("few", "train.batch_size=6", "train.accumulate=2", *WITHOUT_PAIRS),
         "fsdp": arguments("fsdp", "train.batch_size=6", "train.sharding=fsdp"),
         STOPPED: arguments(STOPPED, "train.batch_size=6"),
+        EAGER: arguments(EAGER, *SHORT_TEXTS),
+        GRAPHED: arguments(GRAPHED, *SHORT_TEXTS),
         "half": arguments("half", "train.batch_size=6", "train.stop_after_steps=1"),
     }
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
@@ -130,6 +135,19 @@ def test_sharded_parameters_give_the_same_steps_and_checkpoint(on_two, arguments
     assert whole["optimizer"]["state"].keys() == sharded["optimizer"]["state"].keys()
     for number, moments in whole["optimizer"]["state"].items():
         torch.testing.assert_close(sharded["optimizer"]["state"][number], moments, rtol=1e-3, atol=1e-6)
+
+
+def test_graphs_with_exchanges_between_them_give_the_steps_of_ddp(on_two, arguments):
+    """To the last bit, as two numbers have one sum. Meanwhile one process replays what the other still runs eagerly."""
+    assert [on_two[GRAPHED][rank]["replays"] for rank in (0, 1)] == [3, 2]
+    for rank in (0, 1):
+        assert on_two[GRAPHED][rank]["losses"] == on_two[EAGER][rank]["losses"]
+        for name, gradient in on_two[EAGER][rank]["gradients"].items():
+            assert torch.equal(on_two[GRAPHED][rank]["gradients"][name], gradient), name
+    eager, graphed = (load_checkpoint(arguments.folder / name / "last.pth") for name in (EAGER, GRAPHED))
+    for module in ("model", "momentum_encoder", "queue"):
+        for name, value in eager[module].items():
+            assert torch.equal(graphed[module][name], value), name
 
 
 def test_another_number_of_processes_resumes_the_same_run(on_two, arguments):

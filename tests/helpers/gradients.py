@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,21 @@ import losses.masking
 import losses.mrtd
 import losses.negatives
 import train
+import training.graphs
+import utils.cuda_graphs
 from losses.mae import KeptPatches, kept_patches
 from losses.masking import MaskDraws
+from tests.helpers.graphs import Recorder
+from training.graphs import GraphedStep
 from training.objectives import Objectives
+from training.optimizer import keep_rates_on
+from training.state import MODULES
+from training.step import device_step
 from utils.distributed import shutdown, start
 
 STOPPED = "stopped"  # in the run of this name, the second process alone gets SIGTERM
+EAGER = "eager"  # in the run of this name, learning rates are tensors, as they are for graphs: they round otherwise
+GRAPHED = "graphed"  # in the run of this name, steps are graphs, in the second process from one step later on
 
 
 @contextmanager
@@ -83,6 +92,34 @@ def stopped_by_a_signal() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def by_graphs(warm_up_calls: int) -> Iterator[Recorder]:
+    """Steps are recorded and replayed, by the recorder in the place of a GPU's."""
+    recorder = Recorder()
+
+    class Graphed(GraphedStep):
+        def __call__(self, state, *args):
+            recorder.modules = [getattr(state, name) for name in MODULES]
+            return super().__call__(state, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.graphs, "obstacle", lambda *_: None)
+        patch.setattr(training.graphs, "GraphedStep", lambda: Graphed(recorder))
+        patch.setattr(utils.cuda_graphs, "WARM_UP_CALLS", warm_up_calls)
+        yield recorder
+
+
+@contextmanager
+def rates_as_tensors() -> Iterator[None]:
+    def eagerly(config, process, optimizer):
+        keep_rates_on(process.device, optimizer)
+        return device_step
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "device_step_of", eagerly)
+        yield
+
+
 def whole(gradient: torch.Tensor | None) -> torch.Tensor | None:
     if gradient is None:
         return None
@@ -94,8 +131,13 @@ def main() -> None:
     process = start()
     train.start, train.shutdown = lambda: process, lambda: None  # one process group for all runs
     for name, arguments in runs.items():
-        with stopped_by_a_signal() if (name, process.rank) == (STOPPED, 1) else nullcontext():
-            recorded = losses_and_gradients(arguments)
+        with ExitStack() as inside:
+            if (name, process.rank) == (STOPPED, 1):
+                inside.enter_context(stopped_by_a_signal())
+            if name == EAGER:
+                inside.enter_context(rates_as_tensors())
+            recorder = inside.enter_context(by_graphs(1 + process.rank)) if name == GRAPHED else Recorder()
+            recorded = losses_and_gradients(arguments) | {"replays": recorder.replays}
         torch.save(recorded, folder / f"{name}-{process.rank}.pth")
     shutdown()
 

@@ -1,6 +1,5 @@
 """A recorder in the place of a GPU's: it runs the recorded call anew at each replay."""
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from utils.distributed import Exchanging, finish
 
 
 class MemoryRead(TorchDispatchMode):
@@ -30,34 +31,42 @@ class MemoryRead(TorchDispatchMode):
 
 
 class Recorder:
-    """Leaves modules and random numbers as they were, as a capture does.
+    """Leaves modules and random numbers as they were and exchanges nothing, as a capture does.
 
     A replay must find the same memory as the recorded call did: a graph can read no other.
     """
 
     def __init__(self, modules: Sequence[nn.Module | torch.optim.Optimizer] = ()) -> None:
-        self._modules = modules
+        self.modules = modules
         self.replays = 0
 
-    def __call__(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        before = [copy.deepcopy(module.state_dict()) for module in self._modules]
+    def __call__(self, function: Callable[[], Exchanging[Any]]) -> tuple[Callable[[], None], Any]:
+        before = [(tensor, tensor.clone()) for module in self.modules for tensor in _tensors(module.state_dict())]
         random_state = torch.get_rng_state()
         with MemoryRead() as recorded:
-            result = function()
-        for module, content in zip(self._modules, before, strict=True):
-            module.load_state_dict(content)
+            result = without_exchanges(function())
+        for tensor, content in before:
+            tensor.detach().copy_(content)
         torch.set_rng_state(random_state)
 
         def replay() -> None:
             self.replays += 1
             with MemoryRead() as replayed:
-                again = function()
+                again = finish(function())
             other = [tuple(each.shape) for place, each in replayed.found.items() if place not in recorded.found]
             assert not other, f"a graph would not have read tensors of the shapes {other}"
             for own, new in zip(_tensors(result), _tensors(again), strict=True):
                 own.copy_(new)
 
         return replay, result
+
+
+def without_exchanges(parts: Exchanging[Any]) -> Any:
+    while True:
+        try:
+            next(parts)
+        except StopIteration as end:
+            return end.value
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -4,7 +4,6 @@ It cannot show the capture itself: test_a_graph_gives_the_losses_of_eager_steps 
 reads nothing but its own tensors: the batch, alpha, the learning rates and the state.
 """
 
-import copy
 import logging
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 
 from dataset.batches import collate_for_gpu, to_device
 from losses.objective import Curriculum
+from tests.helpers.graphs import Recorder
 from tests.helpers.steps import build_learner
 from training.graphs import GraphedStep, obstacle
 from training.loop import curriculum_at
@@ -25,27 +25,8 @@ from utils.distributed import Process
 STEPS = 2 * (WARM_UP_CALLS + 2)
 
 
-class Recorder:
-    """Leaves the state as it was, as a capture does, and runs the function at each replay."""
-
-    def __init__(self, state) -> None:
-        self.state = state
-        self.replays = 0
-
-    def __call__(self, function):
-        before = copy.deepcopy([getattr(self.state, name).state_dict() for name in MODULES])
-        random_state = torch.get_rng_state()
-        losses = function()
-        for name, content in zip(MODULES, before, strict=True):
-            getattr(self.state, name).load_state_dict(content)
-        torch.set_rng_state(random_state)
-
-        def replay() -> None:
-            self.replays += 1
-            for key, loss in function().items():
-                losses[key].copy_(loss)
-
-        return replay, losses
+def recorder_of(state) -> Recorder:
+    return Recorder([getattr(state, name) for name in MODULES])
 
 
 def learner_and_state(config):
@@ -75,7 +56,7 @@ def test_replays_are_the_steps_that_would_have_run(debug_config, batch, settings
     for graphed in (False, True):
         learner, state = learner_and_state(config)
         torch.manual_seed(1)
-        recorder = Recorder(state)
+        recorder = recorder_of(state)
         run = GraphedStep(recorder) if graphed else None
         losses = []
         for one in batches_of(batch, config):
@@ -116,7 +97,8 @@ def test_a_capture_that_fails_is_one_line_and_steps_go_on(debug_config, batch, c
     ("settings", "device", "processes", "reason"),
     [
         ((), "cpu", 1, "needs a CUDA GPU"),
-        ((), "cuda", 2, "several processes"),
+        (("train.precision=bf16",), "cuda", 2, None),
+        (("train.precision=bf16", "train.sharding=fsdp"), "cuda", 2, "sharded parameters"),
         (("train.precision=fp16",), "cuda", 1, "fp16"),
         (("debug.detect_anomaly=true", "train.precision=bf16"), "cuda", 1, "debug switch"),
         (("train.precision=bf16",), "cuda", 1, None),

@@ -18,6 +18,7 @@ from training.loop import alpha_at, curriculum_at, hours
 from training.parallel import checkpoint_activations, layers_of
 from training.progress import LossReader, TrainingBar
 from training.step import shares_of, split
+from utils.distributed import finish
 
 
 def test_losses_are_summed_and_one_that_is_not_finite_names_its_step():
@@ -55,19 +56,20 @@ def lesson(mlm: torch.Tensor, mrtd: torch.Tensor) -> Lesson:
 
 def test_parts_count_by_their_words_or_their_pairs():
     mrtd = torch.tensor([[1, 0, -100], [0, -100, -100]])
-    shares = shares_of([lesson(torch.arange(1), mrtd), lesson(torch.arange(3), torch.full((2, 3), -100))], THREE)
+    lessons = [lesson(torch.arange(1), mrtd), lesson(torch.arange(3), torch.full((2, 3), -100))]
+    shares = finish(shares_of(lessons, THREE))
     assert [float(share["mlm"]) for share in shares] == [0.25, 0.75]
     assert [float(share["mrtd"]) for share in shares] == [1, 0]
     assert [share["itc"] for share in shares] == [0.5, 0.5]
 
 
 def test_one_part_of_one_process_needs_no_factor():
-    assert shares_of([lesson(torch.arange(7), torch.zeros(1, 2))], THREE) == [{}]
+    assert finish(shares_of([lesson(torch.arange(7), torch.zeros(1, 2))], THREE)) == [{}]
 
 
 def test_nothing_to_predict_is_no_error():
     none = lesson(torch.arange(0), torch.full((2, 3), -100))
-    for share in shares_of([none, none], THREE):
+    for share in finish(shares_of([none, none], THREE)):
         assert share["mlm"] == share["mrtd"] == 0
 
 

@@ -26,7 +26,7 @@ def test_one_process_needs_no_launcher():
     assert (process.rank, process.world_size, process.local_rank, process.is_main) == (0, 1, 0, True)
     assert process.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     tensor = torch.ones(2, requires_grad=True)
-    assert distributed.gather(tensor) is tensor
+    assert distributed.finish(distributed.gathered(tensor)) == (tensor,)
     distributed.barrier()
     distributed.shutdown()
 
@@ -54,8 +54,8 @@ def gather_in_one_of_two(rank: int, port: int, folder: Path) -> None:
     os.environ.update(zip(VARIABLES, values, strict=True), CUDA_VISIBLE_DEVICES="")
     process = distributed.start()
     rows = torch.full((3, 2), float(rank), requires_grad=True)
-    embeddings = distributed.gather(rows * 2)
-    ids = distributed.gather(torch.arange(6).reshape(3, 2).T[:, :2] + 10 * rank)  # not contiguous, int64
+    ids = torch.arange(6).reshape(3, 2).T[:, :2] + 10 * rank  # not contiguous, int64
+    embeddings, ids = distributed.finish(distributed.gathered(rows * 2, ids))
     distributed.barrier()
     distributed.shutdown()
     torch.save((process.rank, process.is_main, embeddings, ids), folder / f"{rank}.pt")
