@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from figures import attention, embedding, grid, mae, people, words
+from figures import attention, embedding, grid, mae, people, steps, words
 from figures.architecture import draw_architecture
 from figures.curves import draw_curves
 from figures.style import save
@@ -74,6 +74,9 @@ def _architecture_arguments(parser: argparse.ArgumentParser) -> None:
 FIGURES: dict[str, FigureKind] = {
     "curves": FigureKind(
         "losses and validation of a run, to RUN_FOLDER/curves.png and .pdf", _curves_arguments, make_curves
+    ),
+    "steps": FigureKind(
+        "losses of one or several runs by step, and where matching is at chance", steps.add_arguments, steps.make
     ),
     "retrievals": FigureKind(
         "captions beside the images that one model ranks first, to EVAL_FOLDER/retrievals.png and .pdf",
