@@ -3,7 +3,7 @@
 A row without an origin passes no filter, and one without a time of day passes no filter of time.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -14,7 +14,7 @@ import numpy as np
 
 from gallery.answers import CannotAnswer
 from gallery.footage.origin import Origin
-from gallery.store.origins import clock_ms
+from gallery.store.origins import NO_SOURCE, clock_ms
 from gallery.store.segments import Segment
 from gallery.store.store import Store
 
@@ -104,8 +104,10 @@ class Filter:
         if segment.origins is None:
             return np.zeros(segment.entry.rows, bool)
         records = segment.origins.records
-        source_passes = np.array([*map(self.passes_source, segment.origins.sources), False])
-        passes = source_passes[records["source"]]  # NO_SOURCE is -1, the last one
+        passes = records["source"] != NO_SOURCE
+        if self.sources:
+            source_passes = np.array([*map(self.passes_source, segment.origins.sources)])
+            passes &= source_passes[records["source"]]
         if self.asks_for_time:
             passes &= records["clock_ms"] >= clock_ms(self.after or datetime.min)  # NOTHING is before that
         if self.before is not None:
@@ -137,9 +139,8 @@ def parse_time(text: str, what: str) -> datetime:
 def _matches(source: str, pattern: str) -> bool:
     if pattern == source:  # a name may hold the characters of patterns
         return True
-    parts: Sequence[str] = PurePosixPath(source).parts
-    if "/" not in pattern:
+    parts, wanted = source.split("/"), pattern.split("/")
+    if len(wanted) == 1:
         return any(part == pattern or fnmatchcase(part, pattern) for part in parts)
-    wanted = PurePosixPath(pattern).parts
     ends = len(wanted) <= len(parts) and (not pattern.startswith("/") or len(wanted) == len(parts))
     return ends and all(map(fnmatchcase, parts[-len(wanted) :], wanted))

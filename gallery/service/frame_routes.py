@@ -18,6 +18,7 @@ from gallery.service.service import Service
 from gallery.store.store import UnknownImage
 
 MAX_TRACK = 1000
+MAX_SOURCES = 1000
 NO_ORIGIN = "it is not known where this image comes from"
 RAW_VIDEO = "this service blurs other people (--blur-others), and the video itself would show them"
 FRAME_RESPONSES: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}, **SOURCE_PROBLEMS}
@@ -41,8 +42,8 @@ def frame_router(service: Service) -> APIRouter:
 
 def _add_origins(router: APIRouter, service: Service) -> None:
     @router.get("/sources", summary="The pictures and videos that the images come from", responses={401: PROBLEMS[401]})
-    def sources() -> SourceList:
-        return SourceList.of(service.gallery.sources(), service.source_name)
+    def sources(limit: Annotated[int, Query(ge=1, le=MAX_SOURCES)] = MAX_SOURCES) -> SourceList:
+        return SourceList.of(service.gallery.sources(), service.source_name, limit)
 
     @router.get("/origin", summary="Where an indexed image was cut from", responses=SOURCE_PROBLEMS)
     def origin(image_id: ImageId) -> OriginInfo:

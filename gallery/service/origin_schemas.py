@@ -112,11 +112,13 @@ class SourceSummary(BaseModel):
 class SourceList(BaseModel):
     """The pictures and videos that the images come from; empty where the index does not know it."""
 
-    sources: list[SourceSummary]
+    sources: list[SourceSummary] = Field(description="By name, at most as many as were asked for.")
+    total: int = Field(examples=[3], description="How many there are.")
 
     @classmethod
-    def of(cls, sources: list[SourceInfo], name_of: NameOf) -> "SourceList":
+    def of(cls, sources: list[SourceInfo], name_of: NameOf, limit: int) -> "SourceList":
         return cls(
+            total=len(sources),
             sources=[
                 SourceSummary(
                     source=name_of(info.source),
@@ -125,6 +127,6 @@ class SourceList(BaseModel):
                     first_clock=info.first_clock,
                     last_clock=info.last_clock,
                 )
-                for info in sources
-            ]
+                for info in sources[:limit]
+            ],
         )

@@ -116,12 +116,16 @@ class Origins:
 
     def rows_of(self, key: TrackKey) -> np.ndarray:
         """Numbers of the rows of a track (m,), by frame; removed rows as well."""
-        if key.source not in self.sources:
+        number, order = self._numbers.get(key.source), self._order
+        if number is None:
             return np.zeros(0, np.int64)
-        number, order = self.sources.index(key.source), self._order
         first, end = (np.searchsorted(order.source, number, side) for side in ("left", "right"))
         low, high = (first + np.searchsorted(order.track[first:end], key.track, side) for side in ("left", "right"))
         return order.row[low:high]
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {source: number for number, source in enumerate(self.sources)}
 
     @cached_property
     def _order(self) -> "_Order":

@@ -1,6 +1,6 @@
 """The pictures and videos that the images of an index come from."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import NamedTuple
 
@@ -24,20 +24,27 @@ def count_sources(segments: Iterable[Segment]) -> list[SourceInfo]:
     """All sources of live rows, by name."""
     found: dict[str, SourceInfo] = {}
     for segment in segments:
-        if segment.origins is None:
-            continue
-        records = segment.origins.records[segment.live]
-        for number in np.unique(records["source"]).tolist():
-            if number != NO_SOURCE:
-                own = _info(segment.origins.sources[number], records[records["source"] == number])
-                found[own.source] = _both(found[own.source], own) if own.source in found else own
+        for own in _of_segment(segment):
+            found[own.source] = _both(found[own.source], own) if own.source in found else own
     return [info for _, info in sorted(found.items())]
 
 
-def _info(source: str, records: np.ndarray) -> SourceInfo:
-    clocks = records["clock_ms"][records["clock_ms"] != NOTHING]
-    first, last = (clock_of(clocks.min()), clock_of(clocks.max())) if len(clocks) else (None, None)
-    return SourceInfo(source, len(records), bool(np.isfinite(records["time_s"]).any()), first, last)
+def _of_segment(segment: Segment) -> Iterator[SourceInfo]:
+    if segment.origins is None:
+        return
+    records = segment.origins.records[segment.live]
+    records = records[records["source"] != NO_SOURCE]
+    records = records[np.argsort(records["source"], kind="stable")]
+    numbers, starts, counts = np.unique(records["source"], return_index=True, return_counts=True)
+    if len(numbers) == 0:
+        return
+    clocks, known = records["clock_ms"], records["clock_ms"] != NOTHING
+    last = np.maximum.reduceat(clocks, starts)
+    first = np.minimum.reduceat(np.where(known, clocks, np.iinfo(np.int64).max), starts)
+    videos = np.logical_or.reduceat(np.isfinite(records["time_s"]), starts)
+    for number, count, is_video, earliest, latest in zip(numbers, counts, videos, first, last, strict=True):
+        ends = (None, None) if latest == NOTHING else (clock_of(earliest), clock_of(latest))
+        yield SourceInfo(segment.origins.sources[number], int(count), bool(is_video), *ends)
 
 
 def _both(one: SourceInfo, other: SourceInfo) -> SourceInfo:

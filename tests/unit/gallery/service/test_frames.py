@@ -155,6 +155,8 @@ def test_sources_and_tracks_are_listed(client, gallery, recordings):
         "last_clock": "2026-11-20T08:00:02",
     }
     assert (picture["kind"], picture["first_clock"]) == ("picture", None)
+    short = client.get("/api/sources?limit=1").json()
+    assert ([Path(of["source"]).name for of in short["sources"]], short["total"]) == (["a.mp4"], 2)
     track = client.get("/api/track?id=id2").json()
     assert ([crop["image_id"] for crop in track["crops"]], track["position"], track["total"]) == (
         ["id1", "id2", "id0"],
