@@ -4,8 +4,6 @@ Going through the rows from the nearest on, a row joins the group of its track, 
 identical to; otherwise it begins a group. E width of a vector.
 """
 
-from collections.abc import Callable
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +22,7 @@ from gallery.store.store import KEYS_PER_SEGMENT, Store
 # person's crops 0.1 s apart are beyond 0.98 (python -m bench.near_copies).
 NEAR_COPY = 0.98
 LOOK_FIRST = 2  # rows per wanted group; then LOOK_FURTHER times as many
-LOOK_FURTHER = 8
+LOOK_FURTHER = 16
 MOST_LOOKED_AT = 16_384  # rows; no more than Milvus gives at once
 
 
@@ -75,26 +73,34 @@ def fold(store: Store, found: dict[int, float], count: int) -> list[FoundGroup]:
 def describe_groups(store: Store, groups: list[FoundGroup], where: Filter | None = None) -> list[Group]:
     """What is said of groups, among the rows that pass the filter."""
     passing = None if where is None else {serial: where.rows(segment) for serial, segment in store.segments.items()}
-
-    def passes(key: int) -> bool:
-        serial, row = divmod(key, KEYS_PER_SEGMENT)
-        return passing is None or bool(passing[serial][row])
-
-    return [_described(store, group, passes) for group in groups]
+    return [_described(store, group, passing) for group in groups]
 
 
-def _described(store: Store, group: FoundGroup, passes: Callable[[int], bool]) -> Group:
-    crops = {track: [key for key in store.track(track) if passes(key)] for track in group.tracks}
-    members = {group.key, *group.copies, *chain(*crops.values())}
+def _described(store: Store, group: FoundGroup, passing: dict[int, np.ndarray] | None) -> Group:
+    """passing: whether each row passes (n,), by segment; None = all do."""
+    crops = {track: _those(store.track(track), passing) for track in group.tracks}
+    alone = sum(track_of(store.origin(key)) is None for key in (group.key, *group.copies))
+    count = alone + sum(map(len, crops.values()))
     copies = tuple(image_id(store.image(key).path) for key in group.copies)
     own = store.origin(group.key)
     if own is None:
-        return Group(len(members), None, None, None, None, copies)
+        return Group(count, None, None, None, None, copies)
     track = track_of(own)
-    start, end = (own, own) if track is None else (store.origin(crops[track][place]) for place in (0, -1))
+    start, end = (own, own) if track is None else (store.origin(int(crops[track][place])) for place in (0, -1))
     assert start is not None
     assert end is not None
-    return Group(len(members), start.time_s, end.time_s, start.clock, end.clock, copies)
+    return Group(count, start.time_s, end.time_s, start.clock, end.clock, copies)
+
+
+def _those(keys: np.ndarray, passing: dict[int, np.ndarray] | None) -> np.ndarray:
+    """The keys of rows that pass."""
+    if passing is None:
+        return keys
+    serials, rows = np.divmod(keys, KEYS_PER_SEGMENT)
+    passes = np.zeros(len(keys), bool)
+    for serial in np.unique(serials).tolist():
+        passes[serials == serial] = passing[serial][rows[serials == serial]]
+    return keys[passes]
 
 
 def track_of(origin: Origin | None) -> TrackKey | None:

@@ -31,7 +31,7 @@ def track_around(view: View, key: int, limit: int) -> Track | None:
     origin = view.store.origin(key)
     if origin is None:
         return None
-    keys = [key] if origin.track is None else view.store.track(TrackKey(origin.source, origin.track))
+    keys = [key] if origin.track is None else view.store.track(TrackKey(origin.source, origin.track)).tolist()
     place = keys.index(key)
     first = max(0, min(place - limit // 2, len(keys) - limit))
     crops = [_crop(view, each) for each in keys[first : first + limit]]

@@ -109,10 +109,13 @@ class Origins:
 
     def tracks(self, rows: np.ndarray) -> tuple[list[TrackKey | None], np.ndarray]:
         """The tracks of rows (n,), each once, and the number of each row's own among them (n,)."""
-        pairs = np.stack([self.records["source"][rows], self.records["track"][rows]], axis=1)
-        own, inverse = np.unique(pairs, axis=0, return_inverse=True)
-        tracks = [TrackKey(self.sources[source], track) if track != NOTHING else None for source, track in own.tolist()]
-        return tracks, inverse.reshape(-1)
+        source = self.records["source"][rows]
+        track, place = np.unique(self.records["track"][rows], return_inverse=True)
+        pairs, inverse = np.unique(source.astype(np.int64) * len(track) + place, return_inverse=True)
+        own = [(int(number) // len(track), int(track[number % len(track)])) for number in pairs]
+        return [
+            None if number == NOTHING else TrackKey(self.sources[source], number) for source, number in own
+        ], inverse
 
     def rows_of(self, key: TrackKey) -> np.ndarray:
         """Numbers of the rows of a track (m,), by frame; removed rows as well."""

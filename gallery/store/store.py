@@ -95,15 +95,16 @@ class Store:
         segment, row = self._place(key)
         return None if segment.origins is None else segment.origins.origin(row)
 
-    def track(self, track: TrackKey) -> list[int]:
-        """Keys of the live rows of a track, by frame."""
-        found = []
+    def track(self, track: TrackKey) -> np.ndarray:
+        """Keys of the live rows of a track (n,), by frame."""
+        keys, frames = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for serial, segment in self.segments.items():
             if segment.origins is not None:
                 rows = segment.origins.rows_of(track)
-                frames = segment.origins.records["frame"][rows]
-                found += list(zip(frames.tolist(), (serial * KEYS_PER_SEGMENT + rows).tolist(), strict=True))
-        return [key for _, key in sorted(found) if key in self]
+                rows = rows[np.isin(rows, segment.removed, invert=True)]
+                keys.append(serial * KEYS_PER_SEGMENT + rows)
+                frames.append(segment.origins.records["frame"][rows])
+        return np.concatenate(keys)[np.argsort(np.concatenate(frames), kind="stable")]
 
     @cached_property
     def sources(self) -> list[SourceInfo]:
