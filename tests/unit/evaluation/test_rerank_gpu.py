@@ -3,11 +3,14 @@
 import pytest
 import torch
 
-from evaluation import token_store
+from evaluation import pair_scoring, token_store
+from evaluation import rerank as module
+from evaluation.pair_scoring import Budget
 from evaluation.rerank import rerank
 from evaluation.token_store import TokenStore
 from tests.helpers.reranking import encoded_gallery, random_captions, random_similarity
 from tests.helpers.tiny_models import tiny_model
+from utils import cuda_graphs
 from utils.precision import autocast
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -60,3 +63,20 @@ def test_scores_are_those_of_the_cpu(image, full, place):
         near = rerank(model, half, random_captions(), random_similarity(), top_k=5)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(near, expected, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_graphs_give_the_scores_of_eager_batches(precision, monkeypatch, caplog):
+    monkeypatch.setattr(pair_scoring, "QUERIES_OF_A_SLOT", 32)
+    monkeypatch.setattr(pair_scoring, "TOKEN_STEPS", 1)
+    monkeypatch.setattr(module, "budget_of", lambda *_: Budget(images=4, tokens=64))
+    model = tiny_model("vim").eval()
+    tokens = encoded_gallery(model).read(torch.arange(len(encoded_gallery(model))))
+    model.cuda()
+    scores = []
+    for warm_up_calls in (1000, 1):
+        monkeypatch.setattr(cuda_graphs, "WARM_UP_CALLS", warm_up_calls)
+        with autocast(torch.device("cuda"), precision):
+            scores.append(rerank(model, on_the_gpu(tokens), random_captions(), random_similarity(), top_k=7))
+    assert "cannot be captured" not in caplog.text
+    assert torch.equal(*scores)

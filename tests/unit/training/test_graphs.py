@@ -8,6 +8,7 @@ import logging
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from dataset.batches import collate_for_gpu, to_device
 from losses.objective import Curriculum
@@ -18,11 +19,17 @@ from training.loop import curriculum_at
 from training.optimizer import keep_rates_on
 from training.state import MODULES, build_state
 from training.step import train_step
-from utils import cuda_graphs
-from utils.cuda_graphs import WARM_UP_CALLS, shapes_of, tensors_of
+from utils import cuda_graphs, distributed
+from utils.cuda_graphs import shapes_of, tensors_of
 from utils.distributed import Process
 
+WARM_UP_CALLS = 1  # of each of two sets of shapes; then two replays
 STEPS = 2 * (WARM_UP_CALLS + 2)
+
+
+@pytest.fixture(autouse=True)
+def few_warm_up_calls(monkeypatch):
+    monkeypatch.setattr(cuda_graphs, "WARM_UP_CALLS", WARM_UP_CALLS)
 
 
 def recorder_of(state) -> Recorder:
@@ -49,7 +56,22 @@ def batches_of(batch, config):
         yield collate_for_gpu(one, parts=config.train.accumulate, shares=config.losses.shares)
 
 
-@pytest.mark.parametrize("settings", [(), ("train.accumulate=2", "losses.cross_modal_share=0.5")])
+@pytest.fixture(params=["alone", "in a group"])
+def processes(request, tmp_path):
+    """In a group of one process, a step has exchanges: it is four graphs."""
+    if request.param == "in a group":
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    distributed.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("processes", "settings"),
+    [("alone", ()), ("in a group", ("train.accumulate=2", "losses.cross_modal_share=0.5"))],
+    indirect=["processes"],
+)
+@pytest.mark.usefixtures("processes")
 def test_replays_are_the_steps_that_would_have_run(debug_config, batch, settings):
     config = debug_config("optimizer.lr=1e-3", "optimizer.lr_new=1e-3", "schedule.warmup_steps=4", *settings)
     results = []
@@ -119,6 +141,7 @@ def test_shapes_tell_buckets_apart(batch):
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("processes")
 def test_a_graph_gives_the_losses_of_eager_steps(debug_config, batch):
     config, device = debug_config("optimizer.lr=1e-3", "optimizer.lr_new=1e-3"), torch.device("cuda")
     results = []
