@@ -88,8 +88,8 @@ def draw_people(folder: Path, apart_from: Sequence[Path]) -> None:
         folder,
         benchmark="CUHK-PEDES",
         people={"train": 1, "test": PEOPLE},  # a benchmark without any train person is refused
-        images_per_person=4,
-        captions_per_image=2,
+        images_per_person=2,
+        captions_per_image=1,
         seed=SEED,
         size_px=(128, 64),
         workers=1,

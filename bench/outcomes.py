@@ -32,7 +32,7 @@ def from_wins(found: Wins) -> np.ndarray:
 def print_means(columns: Sequence[str], outcomes: Mapping[str, Sequence[Outcome]]) -> None:
     """A row for each variant: mean over the seeds, deviation between them, and the interval over people."""
     title = "mean over seeds ± deviation between seeds (95 % interval over people)"
-    rows = Rows({"variant": _width(outcomes)}, columns, title=title)
+    rows = Rows({"variant": _width(outcomes)}, columns, title=title, width=28)
     for name, runs in outcomes.items():
         rows.add(name, *(_mean_cell(column, runs) for column in columns))
 
@@ -40,9 +40,8 @@ def print_means(columns: Sequence[str], outcomes: Mapping[str, Sequence[Outcome]
 def print_differences(columns: Sequence[str], outcomes: Mapping[str, Sequence[Outcome]]) -> None:
     """A row for each variant but the first: difference from the first, with its interval over people."""
     first, *others = outcomes
-    rows = Rows(
-        {"variant": _width(outcomes)}, columns, title=f"difference from {first} (95 % interval, paired by people)"
-    )
+    title = f"difference from {first} (95 % interval, paired by people)"
+    rows = Rows({"variant": _width(outcomes)}, columns, title=title, width=24)
     for name in others:
         rows.add(name, *(_difference_cell(column, outcomes[first], outcomes[name]) for column in columns))
 

@@ -98,10 +98,14 @@ def _sections(grounding: Grounding) -> Iterator[Section]:
         similarity, reranked, test = grounding.reranking
         columns = zip(HEADERS, similarity, reranked, *test, strict=True)
         rows = [
-            (name, f"{a:.2f}", f"{b:.2f}", f"{difference:+.2f} ({low:+.2f} to {high:+.2f})", f"{p_value:.4f}")
+            (name, f"{a:.2f}", f"{b:.2f}", f"{difference:+.2f} ({low:+.2f} to {high:+.2f})", _p(p_value))
             for name, a, b, difference, low, high, p_value in columns
         ]
-        yield Section("re-ranking, in %", ("similarity", "re-ranked", "difference", "p"), rows)
+        yield Section("re-ranking", ("similarity, %", "re-ranked", "difference", "p"), rows)
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _percent(mean: Mean) -> str:

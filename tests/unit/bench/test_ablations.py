@@ -51,7 +51,7 @@ def test_test_people_are_drawn_once_and_unlike_others(tiny_benchmark, tmp_path, 
     folder = tmp_path / "drawn"
     ablations.draw_people(folder, apart_from=[tiny_benchmark, tmp_path / "none"])
     records = (folder / "processed_data" / "test.json").read_text()
-    assert records.count('"captions"') == 12
+    assert records.count('"captions"') == 6
     assert (folder / "parts.json").is_file()
     monkeypatch.setattr(ablations, "generate", None)  # would raise
     ablations.draw_people(folder, apart_from=[])
