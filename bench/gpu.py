@@ -75,6 +75,11 @@ STEPS = {  # in the order of their value
         120,
         "-m bench.scan --device cpu --batches 1 --widths 32 --lengths 17 33 --repeats 1",
     ),
+    "compile": Step(
+        "-m bench.train_step --device cuda --batches 8 --plain --compile",
+        180,
+        "-m bench.train_step --device cpu --cases demo --batches 2 --plain --repeats 1",
+    ),
 }
 LEAST = 15.0  # seconds that a step needs to print anything
 PACKAGES = ("torch", "triton", "transformers", "timm", "mamba-ssm", "causal-conv1d")

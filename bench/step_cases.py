@@ -17,6 +17,7 @@ from losses.objective import Curriculum, ObjectiveSettings
 from models.build import build_momentum_encoder, build_queue
 from training.graphs import device_step_of
 from training.objectives import Objectives, build_objectives, build_task, build_trained_model
+from training.parallel import compile_layers
 from training.state import TrainState, build_state
 from training.step import DeviceStep, train_step
 from utils.config import Config, load_config
@@ -63,10 +64,12 @@ class Variant(NamedTuple):
     plain: bool
     precision: str
     graph: bool = False
+    compiled: bool = False
 
     @property
     def name(self) -> str:
-        return f"{'plain' if self.plain else 'ours'}, {self.precision}{', graph' if self.graph else ''}"
+        options = [name for name, chosen in (("graph", self.graph), ("compiled", self.compiled)) if chosen]
+        return ", ".join(["plain" if self.plain else "ours", self.precision, *options])
 
 
 PLAIN = Variant(True, "fp32")
@@ -93,6 +96,8 @@ def build(config: Config, variant: Variant, device: torch.device) -> Case:
     batch = made_up_batch(*sizes, objectives[0].settings)
     if device.type == "cuda":
         batch = collate_for_gpu(batch, parts=config.train.accumulate, shares=config.losses.shares)
+    if variant.compiled:
+        compile_layers(model, teacher)
     task = build_task(config, model, objectives)
     run = device_step_of(config, Process(0, 1, 0, device), state.optimizer)
     return Case(config, state, task, to_device(batch, device), run)

@@ -21,6 +21,7 @@ measured as a CUDA graph (train.cuda_graph); all others run eagerly. Each row is
 import argparse
 import gc
 import multiprocessing
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -56,6 +57,7 @@ class Started(NamedTuple):
     operations: int
     operators: int
     peak: float  # GiB
+    seconds: float  # of the first step, in which layers are compiled
 
 
 def main() -> None:
@@ -70,8 +72,11 @@ def main() -> None:
     for name in args.cases:
         for batch_size in args.batches or [CASES[name][2]]:
             variants = [Variant(False, precision) for precision in rates]
+            best = best_precision(device.type)
             if device.type == "cuda":
-                variants = [Variant(False, best_precision("cuda"), graph=True), *variants]
+                variants = [Variant(False, best, graph=True), *variants]
+            if args.compile:
+                variants.append(Variant(False, best, graph=device.type == "cuda", compiled=True))
             if args.plain is None or batch_size in args.plain:
                 variants = [PLAIN, *variants]
             config = config_of(name, batch_size, args.set)
@@ -86,6 +91,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+", metavar="N", help="samples in a batch (default: by case)")
     parser.add_argument("--plain", type=int, nargs="*", metavar="N", help="batches with the plain step (default: all)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="turns of each step; the best counts")
+    parser.add_argument("--compile", action="store_true", help="also with train.compile, which takes long to start")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the configuration")
     args = parser.parse_args()
     on_gpu = args.device == "cuda"
@@ -118,6 +124,8 @@ def compare(
         except torch.OutOfMemoryError:
             print(f"{variant.name}: does not fit in the device's memory", flush=True)
             continue
+        if variant.compiled:
+            print(f"  start-up: {started.seconds:.0f} s until the first step was done", flush=True)
         if plain is not None:
             print(f"  {difference(plain, started)}; {draws.others} of {draws.number} draws were others", flush=True)
         if not variant.graph:  # whose parts are one launch
@@ -136,8 +144,11 @@ def start(config: Config, variant: Variant, device: torch.device, draws: SameDra
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
+    begin = time.perf_counter()
     with draws.of_a_step(), FlopCounterMode(display=False) as operations:
         losses = {key: loss.clone() for key, loss in step(case, variant).items()}
+    max(float(loss) for loss in losses.values())  # waits for the device
+    seconds = time.perf_counter() - begin
     first = gradients(case)
     for _ in range(WARM_UP_CALLS if variant.graph else 0):
         step(case, variant)
@@ -145,7 +156,8 @@ def start(config: Config, variant: Variant, device: torch.device, draws: SameDra
         step(case, variant)
     if device.type == "cuda":
         peak = (torch.cuda.max_memory_allocated() - before) / 2**30
-    return Started(variant, case, losses, first, operations.get_total_flops(), operators.counts.total(), peak)
+    flops, launches = operations.get_total_flops(), operators.counts.total()
+    return Started(variant, case, losses, first, flops, launches, peak, seconds)
 
 
 def measure(started: Started, plain: Started | None, rate: float, repeats: int) -> list[str]:

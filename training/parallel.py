@@ -108,6 +108,13 @@ def _cut(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
+def compile_layers(*networks: nn.Module) -> None:
+    """Compile each layer when it is first called; one of a kind is compiled, the others share it."""
+    for network in networks:
+        for layer in layers_of(network):
+            layer.compile()
+
+
 def spread(
     objectives: Objectives, momentum_encoder: nn.Module, config: Config, process: Process, *, graphed: bool = False
 ) -> nn.Module:
@@ -120,8 +127,7 @@ def spread(
     if config.train.activation_checkpointing:
         checkpoint_activations(model)
     if config.train.compile:
-        for layer in layers_of(model) + layers_of(momentum_encoder):
-            layer.compile()  # one of a kind is compiled, the others share it
+        compile_layers(model, momentum_encoder)
     if config.train.sharding == "fsdp":
         shard(model, momentum_encoder, process)
     return same_start(objectives) if graphed else wrap(objectives, process)

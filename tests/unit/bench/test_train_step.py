@@ -1,10 +1,12 @@
 """bench.train_step: a row for each variant, below the one of the plain step how far apart they are."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
-from bench import train_step
+from bench import step_cases, train_step
 from bench.operators import OperatorCounter
 from bench.step_cases import PLAIN, WITHOUT_DROPOUT, Variant
 
@@ -48,6 +50,16 @@ def test_ours_beside_plain(compared):
     assert int(ours[-1].replace(",", "")) < int(plain[-1].replace(",", ""))
     (difference,) = [line for line in lines if "a loss differs by" in line]
     assert float(difference.split()[4].rstrip(",")) < 1e-5
+
+
+def test_compiled_layers_say_how_long_they_took_to_start(compared, monkeypatch):
+    networks = []
+    monkeypatch.setattr(step_cases, "compile_layers", lambda *given: networks.append(given))
+    lines = compared(Variant(False, "fp32", compiled=True))
+    ((model, teacher),) = networks
+    assert [type(each).__name__ for each in (model, teacher)] == ["PersonSearchModel", "MomentumEncoder"]
+    assert any(line.startswith("| ours, fp32, compiled |") for line in lines)
+    assert any(re.fullmatch(r"  start-up: \d+ s until the first step was done", line) for line in lines)
 
 
 def test_ours_alone_and_a_variant_that_does_not_fit(compared, monkeypatch):
