@@ -14,7 +14,7 @@ if [[ ${1:-} == -h || ${1:-} == --help ]]; then
 fi
 
 config=demo.yaml video=
-while [[ ${1:-} == --from-scratch || ${1:-} == --video ]]; do
+while [[ ${1:-} == "--from-scratch" || ${1:-} == "--video" ]]; do
   if [[ $1 == --video ]]; then video=1; else config=demo_from_scratch.yaml; fi
   shift
 done
