@@ -6,13 +6,13 @@ The video is drawn (dataset/synthpedes/footage.py), so who is in it is known. St
 
 - decode: all frames; a frame every --every seconds goes on;
 - detect: the people of such a frame;
-- write: their crops as JPEG files, and their rows in the ledger and in the table;
-- track: all detections of the video;
+- write: their crops as JPEG files, and their rows in the ledger;
+- track: all detections of the video, and the table;
 - encode: the crops, read and resized, by the image encoder of --config with random weights (fp32, batches of 16).
 
 Then a person counts as found if a box overlaps theirs by more than half; people of whom less than half is in view are
 left out. A track is pure as far as its crops are of the person whom most of them are of. The last table is the peak of
-the memory of a process that crops a video of that length, at 2 frames a second.
+the memory of a process that crops a video of that length: a drawn minute, again and again.
 """
 
 import argparse
@@ -23,11 +23,11 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sized
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import av
 import cv2
 import torch
 from PIL import Image
@@ -52,7 +52,7 @@ SAME = 0.5  # intersection over union of a box and the person that it is of
 IN_VIEW = 0.5  # share of a person
 BATCH = 16
 PEOPLE_PER_S = 0.4  # of drawn footage
-LONG_FPS = 2  # of the videos of the last table
+LONG_FPS, LONG_EVERY_S = 2, 2.0  # of the videos of the last table, and between looks at them
 
 
 def main() -> None:
@@ -73,9 +73,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--seconds", type=int, default=60, metavar="S", help="of the video (default: %(default)s)")
     add("--size", default="640x360", metavar="WxH", help="default: %(default)s")
     add("--fps", type=int, default=25, metavar="N", help="default: %(default)s")
-    add(
-        "--every", type=float, default=0.5, metavar="S", help="between frames that are looked at (default: %(default)s)"
-    )
+    add("--every", type=float, default=0.5, metavar="S", help="between looks at it (default: %(default)s)")
     add("--detector", default=DEFAULT, metavar="NAME", help="as of search.py crop")
     add("--scores", type=float, nargs="+", default=[0.2, 0.3, 0.5], metavar="S", help="least scores to count with")
     add("--config", type=Path, default=Path("configs/demo.yaml"), help="of the image encoder (default: %(default)s)")
@@ -106,9 +104,8 @@ class Stages:
         got = run()
         self._taken[name] = seconds = time.perf_counter() - begin
         calls = got if isinstance(got, int) else len(got)
-        self._rows.add(
-            name, call, f"{calls:,}", f"{1e3 * seconds / max(calls, 1):.2f}", f"{self._video_s / seconds:.1f}"
-        )
+        each_ms, rate = 1e3 * seconds / max(calls, 1), self._video_s / seconds
+        self._rows.add(name, call, f"{calls:,}", f"{each_ms:.2f}", f"{rate:.1f}")
 
     def add_all(self) -> None:
         total = sum(self._taken.values())
@@ -141,7 +138,7 @@ def measure_stages(film: Path, folder: Path, args: argparse.Namespace) -> None:
         def write() -> int:
             for frame, people in zip(frames, found, strict=True):
                 ledger.add(entry, save_crops(source, frame, None, people, request), frame.number + 1)
-            return ledger.write_table()
+            return sum(len(people.boxes) for people in found)
 
         def track() -> int:
             ledger.finish(entry, with_tracks(ledger, entry, args.every))
@@ -149,20 +146,19 @@ def measure_stages(film: Path, folder: Path, args: argparse.Namespace) -> None:
 
         stages.add("write", "crop", write)
         stages.add("track", "crop", track)
-    stages.add(
-        "encode", "crop", partial(encode, [request.out / image for image in read_table(request.out)], args.config)
-    )
-    stages.add_all()
-
-
-@torch.inference_mode()
-def encode(paths: list[Path], config_path: Path) -> list[Path]:
-    config = load_config(config_path)
+    config = load_config(args.config)
     model = build_model(config).eval()
-    for start in range(0, len(paths), BATCH):
-        pictures = [pixels_of(Image.open(path), config.dataset.image_size) for path in paths[start : start + BATCH]]
-        model.encode_image(model.normalize(torch.stack(pictures)))
-    return paths
+
+    @torch.inference_mode()
+    def encode() -> list[Path]:
+        paths = [request.out / image for image in read_table(request.out)]
+        for start in range(0, len(paths), BATCH):
+            crops = [pixels_of(Image.open(path), config.dataset.image_size) for path in paths[start : start + BATCH]]
+            model.encode_image(model.normalize(torch.stack(crops)))
+        return paths
+
+    stages.add("encode", "crop", encode)
+    stages.add_all()
 
 
 class Sighted(NamedTuple):
@@ -223,12 +219,27 @@ def quality(found: list[Sighted], boxes: list[dict[str, Any]], looked_at: set[in
 def measure_memory(folder: Path, args: argparse.Namespace) -> None:
     """A process of its own for each length."""
     rows = Rows({"minutes": 8}, ("crops", "peak MiB"), title=f"memory, {args.size} at {LONG_FPS} frames/s")
+    minute = drawn(folder / "minute.mp4", 60, LONG_FPS, args.size)
     for minutes in args.minutes:
-        film = drawn(folder / f"{minutes}.mp4", 60 * minutes, LONG_FPS, args.size)
+        film, out = repeated(minute, folder / f"{minutes}.mp4", minutes), folder / f"crops-{minutes}"
+        request = CropRequest(sources=[str(film)], out=out, every_s=LONG_EVERY_S, detector=args.detector)
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            request = CropRequest(sources=[str(film)], out=folder / f"crops-{minutes}", detector=args.detector)
             crops, peak = pool.submit(crop_alone, request).result()
         rows.add(f"{minutes}", f"{crops:,}", f"{peak:.0f}")
+
+
+def repeated(minute: Path, path: Path, times: int) -> Path:
+    """A film of so many minutes that are all the same."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=LONG_FPS, options={"preset": "ultrafast"})
+        stream.pix_fmt = "yuv420p"
+        for _ in range(times):
+            with Video(minute) as video:
+                for frame in video.frames(1 / LONG_FPS):
+                    stream.height, stream.width = frame.pixels.shape[:2]
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
 
 
 def crop_alone(request: CropRequest) -> tuple[int, float]:
