@@ -26,6 +26,7 @@ from training.loop import hours
 from utils.config import load_config
 from utils.errors import UserError
 from utils.files import save_json
+from utils.log import set_up_logging
 
 REPOSITORY = Path(__file__).parents[1]
 ROW, PEOPLE = "row.json", "people.npz"
@@ -67,6 +68,7 @@ def chosen(variants: Sequence[Variant], names: Sequence[str] | None) -> list[Var
 
 def run_all(plan: Plan) -> None:
     """Make the runs that are missing, print each row as soon as it is there, and the summary at the end."""
+    set_up_logging()  # of long evaluations
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     runs = [(variant, seed) for seed in range(plan.seeds) for variant in plan.variants]
     missing = [run for run in runs if not is_finished(plan, *run)]
