@@ -15,7 +15,7 @@ from rich.console import Console
 from dataset.run_loaders import eval_loaders_of
 from dataset.tokenizer import load_tokenizer
 from evaluation.comparison import compare_files, comparison_json, comparison_table
-from evaluation.grounding.cases import load_cases
+from evaluation.grounding.cases import load_cases, some_of
 from evaluation.grounding.measures import measure_grounding
 from evaluation.grounding.report import save_grounding, terminal_tables
 from evaluation.report import NO_PERTURBED, harm_of_reranking, make_report, measures_table
@@ -76,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             logger.warning(warning)
         Console().print(f"written to {folder}: metrics.json, per_query.csv, table.md, table.tex", highlight=False)
         if cases:
-            grounding = measure_grounding(model, cases, loaders.gallery, tokenizer, config, scores)
+            grounding = measure_grounding(
+                model, some_of(cases, args.grounding_captions), loaders.gallery, tokenizer, config, scores
+            )
             save_grounding(folder, grounding, title)
             Console().print(*terminal_tables(grounding, title))
             Console().print(f"written to {folder}: grounding.json, grounding.md", highlight=False)
@@ -113,6 +115,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=[GROUNDING],
         default=[],
         help="beside retrieval; grounding: pointing, chunk scores, re-ranking, on drawn pedestrians only",
+    )
+    parser.add_argument(
+        "--grounding-captions", type=int, metavar="N", help="point and score chunks in N captions only, evenly spread"
     )
     parser.add_argument(
         "--compare",

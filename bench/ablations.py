@@ -5,8 +5,9 @@
 
 Every run has the same number of steps and the same batches. It is measured on 300 drawn people whom the model has never
 seen; they are drawn on the first call. Columns, in percent: R@1 by similarity and re-ranked, mAP re-ranked, pointing
-accuracy and AUC of chunk scores (docs/evaluation.md, "Grounding"). Rows come as soon as they are measured. At the end:
-means and deviations over the seeds, and differences from "all-losses" with intervals that are paired by people.
+accuracy and its chance, and AUC of chunk scores (docs/evaluation.md, "Grounding"). Rows come as soon as they are
+measured. At the end: means and deviations over the seeds, and differences from "all-losses" with intervals that are
+paired by people.
 """
 
 import argparse
@@ -43,7 +44,7 @@ DEMO = Path("configs/demo.yaml")
 PRETRAINING = Path("data/synthpedes_pretrain")  # its people are kept apart where it is there
 TEST_DATA = Path("data/synthpedes_ablations")
 PEOPLE, SEED, TOP_K = 300, 2, 16
-COLUMNS = ("R@1 similarity", "R@1", "mAP", "pointing", "chunk AUC")
+COLUMNS = ("R@1 similarity", "R@1", "mAP", "pointing", "chance", "chunk AUC")
 LOSSES = ("prd", "mlm", "mrtd", "mae", "attribute")
 
 
@@ -106,11 +107,11 @@ def measure(folder: Path, test_data: Path) -> Outcome:
     model = load_model(config, folder / LAST, process)
     people = retrieval_of(model, config, loaders, process)
     cases = load_cases(config, loaders.sets)
-    pointed, _, scored = look(model, cases, loaders.gallery, tokenizer, config.dataset.max_words)
-    if pointed:
-        scores = np.array([[100 * word.score] for word in pointed])
-        people["pointing"] = person_means(scores, np.array([word.person_id for word in pointed]))[:, 0]
-    wins = wins_of(scored)
+    seen = look(model, cases, loaders.gallery, tokenizer, config.dataset.max_words)
+    scores = np.array([[100 * word.score, 100 * word.chance] for word in seen.evidence])
+    means = person_means(scores, np.array([word.person_id for word in seen.evidence]))
+    people |= {"pointing": means[:, 0], "chance": means[:, 1]}
+    wins = wins_of(seen.scored)
     values = {column: float(of_people.mean()) for column, of_people in people.items()}
     values |= {"chunk AUC": 100 * area_under_curve(wins).value}
     people["chunk AUC"] = from_wins(wins._replace(wins=100 * wins.wins))

@@ -1,7 +1,7 @@
 """Losses of runs by optimiser step, with the level at which the matching head has learnt nothing."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="F", help="files to write, default: RUN_FOLDER/steps.png and .pdf")
 
 
-def make(args: argparse.Namespace) -> Sequence[Path]:
+def make(args: argparse.Namespace) -> list[Path]:
     names = args.names or [folder.name for folder in args.run_folders]
     if len(names) != len(args.run_folders) or len(names) > len(COLOURS):
         raise UserError(f"give as many --names as run folders, at most {len(COLOURS)}")

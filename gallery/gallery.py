@@ -29,6 +29,7 @@ from gallery.search.tracks import Track, track_around
 from gallery.search.words import trust_in, unknown_words
 from gallery.store.sources import SourceInfo
 from models.attention_maps import word_attention
+from models.evidence_maps import chunk_evidence, of_tokens
 from utils.config import stored_config
 
 
@@ -172,7 +173,9 @@ class Gallery:
         return _alike(view, view.store.vector(key_of(view, image_id)), top, marks, where, group, begin)
 
     def explain(self, sentence: str, image_id: str) -> list[WordHeat]:
-        """Where in an indexed image the model looks for each word of a sentence, except for what the sentence denies.
+        """Where in an indexed image the model sees each word of a sentence, except for what the sentence denies.
+
+        For a word in a chunk that the model scores, the patches that speak for the chunk; for others, its attention.
 
         Raises: UnknownImage (a KeyError) if there is no such image; CannotAnswer if the sentence is empty;
             PictureChanged if its file has changed since; UserError if the model has no attention maps of words.
@@ -183,8 +186,11 @@ class Gallery:
             encoded = self._encoder.sentence(read_negations(sentence).kept)
             chunks = self._chunks(encoded)
             image = model.normalize(pixels[None].to(device))
-            heat = word_attention(model, image, torch.tensor(encoded.encoded.ids, device=device))
-        return word_heats(encoded, chunks, heat.float().cpu().numpy())
+            ids, chunk_ids = (torch.tensor(row, device=device) for row in (encoded.encoded.ids, chunks.ids))
+            heat = word_attention(model, image, ids).float()
+            evidence = of_tokens(chunk_evidence(model, image, ids, chunk_ids).float(), chunk_ids)
+            heat = torch.where(chunk_ids[:, None, None] > 0, evidence, heat)
+        return word_heats(encoded, chunks, heat.cpu().numpy())
 
     def image(self, image_id: str) -> IndexedImage:
         """An indexed image. Raises: UnknownImage (a KeyError) if no image has this id."""

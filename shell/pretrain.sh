@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The demo's pretrained start: the demo's model, trained on drawn people apart from the demo's, and exported to
 # weights/synthpedes. Hours on two CPU cores; interrupt it at any time, the same command goes on from there.
-# Usage: bash shell/pretrain.sh [arguments of train.py]     Leaves the run in output/synthpedes_pretrain/.
+# Usage: bash shell/pretrain.sh [arguments of train.py]     Leaves the runs in output/synthpedes_pretrain*/.
 set -euo pipefail
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$REPOSITORY/shell/common.sh"
@@ -22,8 +22,10 @@ step "$PYTHON" -m dataset.synthpedes "$DATA" --seed 1 --apart-from data/synthped
   --people-train 6000 --people-val 100 --people-test 100
 step "$PYTHON" -m dataset.prepare CUHK-PEDES "$DATA"
 step "$PYTHON" train.py --config configs/synthpedes_pretrain.yaml --output "$RUN" --resume auto "$@"
-step "$PYTHON" -m models.start "$RUN/best.pth" "$START" --leave-out text_encoder.bert.embeddings.word_embeddings
-step "$PYTHON" -m figures curves "$RUN"
-cp "$RUN/log.jsonl" "$RUN/curves.png" "$START"
+step "$PYTHON" train.py --config configs/synthpedes_pretrain_hard.yaml --output "${RUN}_hard" --resume auto "$@"
+step "$PYTHON" -m models.start "${RUN}_hard/last.pth" "$START" --leave-out text_encoder.bert.embeddings.word_embeddings
+step "$PYTHON" -m figures steps "$RUN" --out "$START/first"
+step "$PYTHON" -m figures steps "${RUN}_hard" --out "$START/second"
+cat "$RUN/log.jsonl" "${RUN}_hard/log.jsonl" > "$START/log.jsonl"
 echo
-echo "in $REPOSITORY/$START: model.safetensors, config.json, log.jsonl, curves.png; README.md there is written by hand"
+echo "in $REPOSITORY/$START: model.safetensors, config.json, log.jsonl, curves; README.md there is written by hand"

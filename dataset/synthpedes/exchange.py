@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple
 
+from dataset.attributes import Chunks
 from dataset.captions import clean_caption
 from dataset.synthpedes.captions import article
 from dataset.synthpedes.naming import Caption, Naming
@@ -40,6 +41,11 @@ def chunks_of(caption: Caption) -> list[list[Naming]]:
         else:
             chunks.append([name])
     return chunks
+
+
+def spans_of(caption: Caption) -> Chunks:
+    """Places of the words of these chunks."""
+    return [[(name.start, name.end) for name in chunk] for chunk in chunks_of(caption)]
 
 
 def exchanges(caption: Caption, person: Person, rng: Random) -> Iterator[Exchange]:

@@ -47,6 +47,18 @@ def load_cases(config: Config, sets: EvalSets) -> list[Case]:
     return cases
 
 
+def some_of(cases: list[Case], number: int | None) -> list[Case]:
+    """So many of the cases, evenly spread, and so over all people; None = all.
+
+    Raises: UserError if number is below 1.
+    """
+    if number is None or number >= len(cases):
+        return cases
+    if number < 1:
+        raise UserError(f"--grounding-captions must be at least 1, not {number}")
+    return [cases[row * len(cases) // number] for row in range(number)]
+
+
 def by_image(cases: list[Case]) -> Iterator[tuple[int, list[Case]]]:
     """Gallery rows with their cases."""
     for row, own in groupby(cases, key=lambda case: case.image_row):

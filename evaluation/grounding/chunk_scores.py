@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BertTokenizer
 
 from dataset.attributes import chunk_ids
-from dataset.synthpedes.exchange import chunks_of, exchanges
+from dataset.synthpedes.exchange import exchanges, spans_of
 from dataset.texts import Places
 from dataset.tokenizer import encode
 from evaluation.grounding.cases import Case
@@ -55,9 +55,8 @@ def score_chunks(
     exchanged = list(exchanges(case.caption, case.person, Random(case.number)))
     if not exchanged:
         return []
-    chunks = [[(name.start, name.end) for name in chunk] for chunk in chunks_of(case.caption)]
     ids, numbers = [], []
-    for text, spans in [(case.caption.text, chunks), *((one.text, [one.spans]) for one in exchanged)]:
+    for text, spans in [(case.caption.text, spans_of(case.caption)), *((one.text, [one.spans]) for one in exchanged)]:
         encoded = encode(tokenizer, text, max_words)
         ids.append(torch.tensor(encoded.ids))
         numbers.append(torch.tensor(chunk_ids(encoded.offsets, spans)))

@@ -1,4 +1,4 @@
-"""The three measures of grounding on one split, for any model (docs/evaluation.md, "Grounding")."""
+"""The measures of grounding on one split, for any model (docs/evaluation.md, "Grounding")."""
 
 import logging
 from collections.abc import Mapping
@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import BertTokenizer
 
+from dataset.attributes import chunk_ids
+from dataset.synthpedes.exchange import spans_of
 from dataset.tokenizer import encode
 from evaluation.bootstrap import PairedTest, paired_test
 from evaluation.grounding.cases import Case, by_image
@@ -20,6 +22,7 @@ from evaluation.metrics import Tail, measure_queries, percentages
 from evaluation.retrieval import Scores, embed_images
 from evaluation.token_store import TokenStore
 from models.attention_maps import default_layer, token_maps
+from models.evidence_maps import chunk_evidence, of_tokens
 from models.person_search import PersonSearchModel
 from utils.config_schema import Config
 from utils.errors import UserError
@@ -37,8 +40,9 @@ class Reranking(NamedTuple):
 
 
 class Grounding(NamedTuple):
-    pointing: Mapping[str, Pointing]  # by part; empty where no layer has maps of words
+    attention: Mapping[str, Pointing]  # by part; empty where no layer has maps of words
     layer: int | None  # of the cross-modal encoder, whose attention points
+    evidence: Mapping[str, Pointing]  # by part, of the words in attribute chunks
     chunks: Mapping[str, ChunkScores]  # by kind of attribute
     reranking: Reranking | None  # None = nothing was re-ranked
     num_captions: int
@@ -47,8 +51,9 @@ class Grounding(NamedTuple):
 class Looks(NamedTuple):
     """What a model saw, word by word and chunk by chunk."""
 
-    pointed: list[Pointed]  # empty where no layer has maps of words
+    attention: list[Pointed]  # empty where no layer has maps of words
     layer: int | None  # of the cross-modal encoder, whose attention points
+    evidence: list[Pointed]
     scored: list[Scored]
 
 
@@ -61,9 +66,16 @@ def measure_grounding(
     scores: Scores,
 ) -> Grounding:
     """Measure everything on all captions of a split. scores: of the same split; other arguments: as of `look`."""
-    pointed, layer, scored = look(model, cases, image_batches, tokenizer, config.dataset.max_words)
+    seen = look(model, cases, image_batches, tokenizer, config.dataset.max_words)
     reranking = measure_reranking(scores, config.eval.tail)
-    return Grounding(measure_pointing(pointed), layer, measure_chunks(scored), reranking, len(cases))
+    return Grounding(
+        measure_pointing(seen.attention),
+        seen.layer,
+        measure_pointing(seen.evidence),
+        measure_chunks(seen.scored),
+        reranking,
+        len(cases),
+    )
 
 
 def look(
@@ -79,21 +91,27 @@ def look(
     """
     layer, device = _layer_of(model), model.itm_head.weight.device
     tokens, person_id = _encoded(model, image_batches, device)
-    pointed: list[Pointed] = []
+    images: Any = image_batches.dataset
+    attention: list[Pointed] = []
+    evidence: list[Pointed] = []
     scored: list[Scored] = []
     with progress[None](len(cases), "grounding", "captions") as bar:
         for row, own in by_image(cases):
+            image = model.normalize(images[row].image[None].to(device))
             image_tokens = tokens.read(torch.tensor([row]))
             elsewhere = tokens.read(torch.tensor([_somebody_else(person_id, row)]))
             for case in own:
                 encoded = encode(tokenizer, case.caption.text, max_words)
+                ids = torch.tensor(encoded.ids, device=device)
                 if layer is not None:
-                    ids = torch.tensor(encoded.ids, device=device)
-                    pointed += point(case, encoded, token_maps(model, image_tokens, ids, layer).cpu())
+                    attention += point(case, encoded, token_maps(model, image_tokens, ids, layer).cpu())
+                chunks = torch.tensor(chunk_ids(encoded.offsets, spans_of(case.caption)), device=device)
+                maps = of_tokens(chunk_evidence(model, image, ids, chunks), chunks).cpu()
+                evidence += point(case, encoded, maps, chunks.cpu() > 0)
                 with torch.inference_mode():
                     scored += score_chunks(model, case, image_tokens, elsewhere, tokenizer, max_words)
             bar.advance(len(own))
-    return Looks(pointed, layer, scored)
+    return Looks(attention, layer, evidence, scored)
 
 
 def _encoded(model: PersonSearchModel, image_batches: DataLoader, device: torch.device) -> tuple[TokenStore, Tensor]:

@@ -1,4 +1,4 @@
-"""Pointing: does the attention of a word lie on the part that the word names? N words, C columns, P people.
+"""Pointing: does the map of a word lie on the part that the word names? N words, C columns, P people.
 
 A map has a value per patch, so a word points at a patch. It scores the share of that patch which lies in the box of the
 named part. A word that points at random then scores, on average, the share of the picture that the box covers: chance.
@@ -35,8 +35,11 @@ class Pointing(NamedTuple):
     words: int
 
 
-def point(case: Case, encoded: Encoded, maps: Tensor) -> Iterator[Pointed]:
-    """Score each word that names a part of the picture. maps: (L, rows, columns), of the tokens of `encoded`."""
+def point(case: Case, encoded: Encoded, maps: Tensor, has_map: Tensor | None = None) -> Iterator[Pointed]:
+    """Score each word that names a part of the picture.
+
+    Args: maps: (L, rows, columns), of the tokens of `encoded`. has_map: (L,) bool, which of them have one; None = all.
+    """
     for _, part, start, end in case.caption.names:
         if part not in case.parts:
             continue  # hidden in this picture
@@ -45,7 +48,7 @@ def point(case: Case, encoded: Encoded, maps: Tensor) -> Iterator[Pointed]:
         for word in words:
             tokens = [n for n, (a, b) in enumerate(encoded.offsets) if a < begin + len(word) and begin < b]
             begin += len(word) + 1
-            if tokens:
+            if tokens and (has_map is None or has_map[tokens].all()):
                 score, chance = score_map(maps[tokens].mean(dim=0).numpy(), case.parts[part])
                 yield Pointed(part, case.person_id, score, chance)
 

@@ -1,6 +1,6 @@
 """The measures of grounding as a table for the terminal, as Markdown and as JSON."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from rich.table import Table
 from evaluation.bootstrap import LEVEL, PAIRED_RESAMPLES, RESAMPLES, SEED
 from evaluation.grounding.measures import Grounding, Reranking
 from evaluation.grounding.people import Mean
+from evaluation.grounding.pointing import Pointing
 from evaluation.metrics import HEADERS, MEASURES
 from utils.files import replacing, save_json
 
@@ -32,8 +33,9 @@ def grounding_json(grounding: Grounding) -> dict[str, Any]:
     """Pointing and chunk scores in [0, 1], re-ranking in percent; means as {value, low, high}."""
     reranking = grounding.reranking
     return {
-        "pointing": {name: _plain(measured) for name, measured in grounding.pointing.items()},
+        "attention": {name: _plain(measured) for name, measured in grounding.attention.items()},
         "layer": grounding.layer,
+        "evidence": {name: _plain(measured) for name, measured in grounding.evidence.items()},
         "chunks": {name: _plain(measured) for name, measured in grounding.chunks.items()},
         "reranking": None if reranking is None else _reranking_json(reranking),
         "num_captions": grounding.num_captions,
@@ -75,19 +77,12 @@ def markdown(grounding: Grounding, title: str) -> str:
 
 
 def _sections(grounding: Grounding) -> Iterator[Section]:
-    if grounding.pointing:
-        rows = [
-            (
-                name,
-                _percent(own.accuracy),
-                f"{100 * own.chance.value:.1f}",
-                f"{own.accuracy.value / own.chance.value:.1f}",
-                f"{own.words}",
+    pointing = {f"attention, layer {grounding.layer}": grounding.attention, "evidence": grounding.evidence}
+    for title, measured in pointing.items():
+        if measured:
+            yield Section(
+                f"pointing: {title}", ("accuracy in %", "chance", "times chance", "words"), _pointing(measured)
             )
-            for name, own in grounding.pointing.items()
-        ]
-        headers = ("accuracy in %", "chance", "times chance", "words")
-        yield Section(f"pointing, layer {grounding.layer}", headers, rows)
     if grounding.chunks:
         rows = [
             (name, _number(own.auc), _percent(own.pairs), f"{own.elsewhere.value:.3f}", f"{own.exchanges}")
@@ -102,6 +97,19 @@ def _sections(grounding: Grounding) -> Iterator[Section]:
             for name, a, b, difference, low, high, p_value in columns
         ]
         yield Section("re-ranking", ("similarity, %", "re-ranked", "difference", "p"), rows)
+
+
+def _pointing(measured: Mapping[str, Pointing]) -> list[tuple[str, ...]]:
+    return [
+        (
+            name,
+            _percent(own.accuracy),
+            f"{100 * own.chance.value:.1f}",
+            f"{own.accuracy.value / own.chance.value:.1f}",
+            f"{own.words}",
+        )
+        for name, own in measured.items()
+    ]
 
 
 def _p(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Attention maps of words, from the maps of their word pieces. L tokens."""
+"""Maps of words, from the maps of their word pieces. L tokens."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def word_heats(sentence: Sentence, chunks: QueryChunks, heat: np.ndarray) -> lis
     """One map per word: the mean over its pieces, divided by its maximum. Words cut off by truncation are left out.
 
     Args:
-        heat: (L, rows, columns), >= 0, of `models.attention_maps.word_attention`.
+        heat: (L, rows, columns), >= 0, of the word pieces.
     """
     heats = []
     for word in words_in(sentence.text, sentence.encoded, chunks.spans):

@@ -21,10 +21,11 @@ def test_table_and_files(run, debug_settings, capsys):
     assert eval_command([*debug_settings(), *arguments, "--measures", "grounding"]) == 0
     written = capsys.readouterr().out
     found = json.loads((run / "out" / "grounding.json").read_text())
-    assert set(found) == {"pointing", "layer", "chunks", "reranking", "num_captions", "bootstrap"}
-    everything = found["pointing"]["all"]
-    assert everything["words"] == sum(own["words"] for part, own in found["pointing"].items() if part != "all") > 50
-    assert 0 < everything["chance"]["low"] <= everything["chance"]["value"] <= everything["chance"]["high"] < 0.5
+    assert set(found) == {"attention", "layer", "evidence", "chunks", "reranking", "num_captions", "bootstrap"}
+    for maps in ("attention", "evidence"):
+        everything = found[maps]["all"]
+        assert everything["words"] == sum(own["words"] for part, own in found[maps].items() if part != "all") > 50
+        assert 0 < everything["chance"]["low"] <= everything["chance"]["value"] <= everything["chance"]["high"] < 0.5
     for kind, own in found["chunks"].items():
         values = [own[name][end] for name in ("auc", "pairs", "elsewhere") for end in ("low", "value", "high")]
         assert all(math.isfinite(value) and 0 <= value <= 1 for value in values), kind
@@ -33,7 +34,7 @@ def test_table_and_files(run, debug_settings, capsys):
     assert rerank["reranked"] == pytest.approx(retrieval["R1"])
     assert rerank["similarity"] == pytest.approx(retrieval["similarity"]["R1"])
     table = (run / "out" / "grounding.md").read_text()
-    for text in ("pointing, layer", "chunk scores", "re-ranking", "mINP"):
+    for text in ("pointing: attention, layer", "pointing: evidence", "chunk scores", "re-ranking", "mINP"):
         assert text in table
         assert text in written
 
