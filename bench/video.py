@@ -221,22 +221,22 @@ def measure_memory(folder: Path, args: argparse.Namespace) -> None:
     rows = Rows({"minutes": 8}, ("crops", "peak MiB"), title=f"memory, {args.size} at {LONG_FPS} frames/s")
     minute = drawn(folder / "minute.mp4", 60, LONG_FPS, args.size)
     for minutes in args.minutes:
-        film, out = repeated(minute, folder / f"{minutes}.mp4", minutes), folder / f"crops-{minutes}"
+        film, out = repeated(minute, folder / f"{minutes}.mp4", minutes, args.size), folder / f"crops-{minutes}"
         request = CropRequest(sources=[str(film)], out=out, every_s=LONG_EVERY_S, detector=args.detector)
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             crops, peak = pool.submit(crop_alone, request).result()
         rows.add(f"{minutes}", f"{crops:,}", f"{peak:.0f}")
 
 
-def repeated(minute: Path, path: Path, times: int) -> Path:
+def repeated(minute: Path, path: Path, times: int, size: str) -> Path:
     """A film of so many minutes that are all the same."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=LONG_FPS, options={"preset": "ultrafast"})
+        stream.width, stream.height = map(int, size.split("x"))
         stream.pix_fmt = "yuv420p"
         for _ in range(times):
             with Video(minute) as video:
                 for frame in video.frames(1 / LONG_FPS):
-                    stream.height, stream.width = frame.pixels.shape[:2]
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.pixels, format="rgb24")))
         container.mux(stream.encode())
     return path
