@@ -217,7 +217,7 @@ def test_only_root_can_install_a_browser(without_browser, copied):
     (copied / "bin" / "id").write_text("#!/usr/bin/env bash\necho 1000\n")
     told, given = without_browser("--with-browser")
     assert given == ""
-    assert told.endswith("--durations=10\n")  # the tests run all the same
+    assert told.endswith("--durations=10 -n auto --maxprocesses 4 --dist loadfile\n")  # the tests run all the same
 
 
 def test_the_tests_install_what_they_need_and_the_demo_does_not(without_browser, copied):
