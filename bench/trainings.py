@@ -51,7 +51,8 @@ class Plan(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser, folder: str, steps: int) -> None:
-    parser.add_argument("--steps", type=int, default=steps, metavar="N", help="of each run (default: %(default)s)")
+    text = "of each run, rounded to whole epochs if it is more than one (default: %(default)s)"
+    parser.add_argument("--steps", type=int, default=steps, metavar="N", help=text)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each variant (default: %(default)s)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these variants only")
     parser.add_argument("--output", type=Path, default=Path(folder), help="folder of the runs (default: %(default)s)")
@@ -69,6 +70,7 @@ def chosen(variants: Sequence[Variant], names: Sequence[str] | None) -> list[Var
 def run_all(plan: Plan) -> None:
     """Make the runs that are missing, print each row as soon as it is there, and the summary at the end."""
     set_up_logging()  # of long evaluations
+    plan = plan._replace(steps=whole_epochs(plan))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     runs = [(variant, seed) for seed in range(plan.seeds) for variant in plan.variants]
     missing = [run for run in runs if not is_finished(plan, *run)]
@@ -126,11 +128,21 @@ def is_finished(plan: Plan, variant: Variant, seed: int) -> bool:
     return True
 
 
-def command(plan: Plan, variant: Variant, seed: int) -> list[str]:
-    """train.py and its arguments for a run: whole epochs, so that the learning rate ends where it should."""
+def whole_epochs(plan: Plan) -> int:
+    """The plan's steps, rounded to whole epochs if they are more than one: then the learning rate falls to its end."""
+    per_epoch = steps_of_an_epoch(plan.variants[0])
+    return max(1, round(plan.steps / per_epoch)) * per_epoch if plan.steps > per_epoch else plan.steps
+
+
+def steps_of_an_epoch(variant: Variant) -> int:
     config = load_config(variant.config, variant.settings)
     captions = sum(len(record.captions) for record in split_records(config, "train"))
-    epochs = max(1, math.ceil(plan.steps * config.train.batch_size / captions))
+    return max(1, captions // config.train.batch_size)
+
+
+def command(plan: Plan, variant: Variant, seed: int) -> list[str]:
+    """train.py and its arguments for a run."""
+    epochs = math.ceil(plan.steps / steps_of_an_epoch(variant))
     settings = [
         *variant.settings,
         f"train.seed={seed}",

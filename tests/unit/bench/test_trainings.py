@@ -73,6 +73,12 @@ def test_every_run_is_made_once_and_its_row_is_kept(plan, started, capsys):
     assert not list(plan.folder.rglob("*.pth"))
 
 
+@pytest.mark.parametrize(("steps", "rounded"), [(3, 3), (5, 5), (7, 5), (8, 10), (10, 10)])
+def test_steps_are_whole_epochs(plan, monkeypatch, steps, rounded):
+    monkeypatch.setattr(trainings, "steps_of_an_epoch", lambda variant: 5)
+    assert trainings.whole_epochs(plan._replace(steps=steps)) == rounded
+
+
 def test_a_stopped_run_goes_on(plan, started, monkeypatch):
     whole = plan._replace(variants=plan.variants[:1], seeds=1)
     row = whole.folder / "whole" / "seed-0" / "row.json"
@@ -94,8 +100,8 @@ def test_a_stopped_run_goes_on(plan, started, monkeypatch):
 def test_rows_of_other_settings_are_refused(plan, started):
     one = plan._replace(variants=plan.variants[:1], seeds=1)
     run_all(one)
-    with pytest.raises(UserError, match="is of steps 3, not 4"):
-        run_all(one._replace(steps=4))
+    with pytest.raises(UserError, match="is of steps 3, not 2"):
+        run_all(one._replace(steps=2))
 
 
 def test_training_that_fails_is_told_in_one_line(plan, started, monkeypatch):
