@@ -55,7 +55,7 @@ class Answer(NamedTuple):
     mode: Mode  # "fast" also if the model has no second stage
     num_pieces: int = 0  # word pieces of the sentence that the model read
     unknown_pieces: tuple[str, ...] = ()  # those among them that are not in its vocabulary, in order; it reads [UNK]
-    unknown_words: tuple[str, ...] = ()  # of the sentence, which the model cannot have understood; they lower confidence
+    unknown_words: tuple[str, ...] = ()  # words that the model cannot have understood; they lower the confidence
     negated: tuple[str, ...] = ()  # what the sentence says that the person has not: "hat" of "without a hat"
 
 

@@ -22,7 +22,7 @@ from gallery.search.filters import Filter
 from gallery.search.heat import word_heats
 from gallery.search.live import LiveIndex, View
 from gallery.search.nearest import key_of
-from gallery.search.negation import read_negations
+from gallery.search.negation import pushed, read_negations
 from gallery.search.ranking import Ranked, confidence_of, hits_of
 from gallery.search.second_stage import match_candidates
 from gallery.search.tracks import Track, track_around
@@ -87,7 +87,7 @@ class Gallery:
     ) -> Answer:
         """The images that fit a sentence best.
 
-        What the sentence denies ("without a hat") is cut out of it.
+        What the sentence denies ("without a hat") is cut out of it, and images that are like it come later.
 
         Args:
             sentence: only its first dataset.max_words words count.
@@ -98,8 +98,8 @@ class Gallery:
             where: only the images that pass take part.
             group: one hit for all crops of a track and for near-identical images, namely the one most similar to the
                 sentence; `top` and eval.rerank_top_k then count such groups. Otherwise each image is a hit of its own.
-            liked, disliked: ids of images that show the person, or somebody else. They move the query, and the
-                disliked ones leave the answer with their tracks.
+            liked, disliked: ids of images that show the person, or somebody else. They move the query, the disliked
+                ones leave the answer with their tracks, and the order is that of a fast answer.
         Raises: CannotAnswer if the sentence is empty, top is not positive, no source passes the filter, or an image is
             both liked and disliked; UnknownImage (a KeyError) if there is no such image; UserError as `Gallery.open`.
         """
@@ -108,18 +108,23 @@ class Gallery:
         marks, reading = marks_of(view, liked, disliked), read_negations(sentence)
         with self._model:
             encoded = self._encoder.sentence(reading.kept)
-        mode: Mode = "fast" if fast or not self._rerank_top_k else "exact"
+            vector = pushed(encoded.vector, [self._encoder.sentence(each.probe).vector for each in reading.negated])
+        mode: Mode = "fast" if fast or not self._rerank_top_k or any(marks) else "exact"
         count = max(top, self._rerank_top_k) if mode == "exact" else top
-        ranked = marked_candidates(view, encoded.vector, count, marks, where=where, group=group)
+        ranked = marked_candidates(view, vector, count, marks, where=where, group=group)
         if mode == "exact":
             ranked = self._matched(view, encoded, ranked)
-        hits = hits_of(view, ranked[:top], where=where, group=group)
         text = " ".join([encoded.text, *(each.text for each in reading.negated)])
         unknown = self._unknown_words(view, text, encoded)
-        confidence, nothing = (None, None) if any(marks) else confidence_of(view, hits, mode, trust_in(text, unknown))
+        best = None
+        if ranked and not any(marks):  # a similarity to what the sentence affirms, as in the calibration
+            best = (
+                ranked[0].score if mode == "exact" else float(view.store.vector(ranked[0].found.key) @ encoded.vector)
+            )
+        confidence, nothing = confidence_of(view, best, mode, trust_in(text, unknown))
         return Answer(
             sentence,
-            tuple(hits),
+            tuple(hits_of(view, ranked[:top], where=where, group=group)),
             nothing,
             confidence,
             time.perf_counter() - begin,

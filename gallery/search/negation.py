@@ -7,8 +7,10 @@ an English model, the list of words for clothes (dataset/attributes.py) replaces
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from dataset.attributes import TAGS, Span, english_pipeline, installed_parser
 from gallery.encoding.chunks import parsing
@@ -37,6 +39,7 @@ FILLERS = (
     "have",
 )
 NOBODY = "a person"  # what is left of "no hat"
+PROBE_WEIGHT = 0.25  # of the probe's vector, taken off the sentence's (measured: docs/decisions/0003-queries.md)
 
 
 class Negated(NamedTuple):
@@ -56,6 +59,14 @@ class Reading(NamedTuple):
 class _Cut(NamedTuple):
     spans: list[Span]  # characters to cut out
     negated: list[Negated]
+
+
+def pushed(vector: np.ndarray, probes: Sequence[np.ndarray]) -> np.ndarray:
+    """The vector (E,) of what is kept of a sentence, away from those of the probes; of length 1."""
+    if not probes:
+        return vector
+    away = vector - PROBE_WEIGHT * np.sum(probes, axis=0)
+    return (away / max(float(np.linalg.norm(away)), 1e-12)).astype(np.float32)
 
 
 def read_negations(sentence: str) -> Reading:

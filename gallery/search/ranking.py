@@ -43,16 +43,18 @@ def hits_of(view: View, ranked: Sequence[Ranked], *, where: Filter | None, group
     return [_hit(view, each, own) for each, own in zip(ranked, groups, strict=True)]
 
 
-def confidence_of(view: View, hits: Sequence[Hit], mode: Mode, trust: float) -> tuple[float | None, bool | None]:
+def confidence_of(view: View, best: float | None, mode: Mode, trust: float) -> tuple[float | None, bool | None]:
     """Probability that the person is in the gallery, and whether it is below the threshold; None = not calibrated.
 
-    trust: factor in [0, 1] of the probability, for words that were not understood.
+    Args:
+        best: score of the best hit; None = there is no hit.
+        trust: factor in [0, 1] of the probability, for words that were not understood.
     """
     calibration = view.calibration
     order = None if calibration is None else calibration.exact if mode == "exact" else calibration.fast
-    if order is None or not hits:
+    if order is None or best is None:
         return None, None
-    probability = trust * order.probability(hits[0].score)
+    probability = trust * order.probability(best)
     return probability, probability < order.threshold
 
 

@@ -116,7 +116,7 @@ function showProblem(error) {
 function showAnswer(found) {
   element("hints").hidden = true;
   let mode = { exact: "exact ranking", fast: "fast ranking", image: "by likeness" }[found.mode];
-  if (found.mode === "fast" && asked.body.fast === false) mode += " (the model of this index knows no other)";
+  if (found.mode === "fast" && asked.body.fast === false && !marks.count) mode += " (the model of this index knows no other)";
   if (marks.count) mode += ", refined by your marks";
   const surety = found.confidence === null ? "" : `, confidence ${percent(found.confidence)}`;
   const count = found.hits.length === 1 ? "1 result" : `${found.hits.length} results`;

@@ -16,12 +16,14 @@ from gallery import Gallery
 from gallery.encoding.encoder import Encoder
 from gallery.indexing.commands import build_index
 from gallery.indexing.request import IndexingRequest
+from gallery.search.negation import PROBE_WEIGHT
 from gallery.service import server
 from gallery.store.segments import image_id
 from gallery.store.store import Store
 from tests.helpers.runs import refused
 from tests.helpers.saved_models import save_search_model
 from tests.helpers.search_runs import CPU, TOP_K, answers, search_command
+from utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,40 @@ def test_similar_people_and_where_words_are_seen(indexed, images, test_paths):
         gallery.explain("a man", "0" * 16)
 
 
+def test_what_the_sentence_denies_pushes_images_down(indexed, test_paths):
+    gallery = Gallery.open(indexed, device="cpu")
+    answer = gallery.query("a man without a hat", top=100, fast=True)
+    assert (answer.query, answer.negated, answer.mode) == ("a man without a hat", ("hat",), "fast")
+    assert len(answer.hits) == len(test_paths)
+    plain, probe = (
+        {hit.image_id: hit.similarity for hit in gallery.query(text, top=100, fast=True).hits}
+        for text in ("a man", "a person with a hat")
+    )
+    away = {image: plain[image] - PROBE_WEIGHT * probe[image] for image in plain}
+    assert [hit.image_id for hit in answer.hits] == sorted(away, key=away.__getitem__, reverse=True)
+    exact = gallery.query("a man without a hat", top=100)
+    assert {hit.image_id: hit.score for hit in exact.hits} == pytest.approx(
+        {hit.image_id: hit.score for hit in gallery.query("a man", top=100).hits}, abs=1e-4
+    )
+
+
+def test_marks_move_the_query_and_words_are_judged(indexed, test_paths):
+    gallery = Gallery.open(indexed, device="cpu")
+    before = gallery.query("a man", top=100, fast=True)
+    last, first = before.hits[-1].image_id, before.hits[0].image_id
+    after = gallery.query("a man", top=100, liked=[last], disliked=[first])
+    assert (after.mode, after.confidence) == ("fast", None)
+    found = [hit.image_id for hit in after.hits]
+    assert len(found) == len(test_paths) - 1
+    assert first not in found
+    assert found.index(last) < len(found) - 1
+    similar = gallery.query_similar(last, top=100, disliked=[first])
+    assert [hit.image_id for hit in similar.hits].count(first) == 0
+    assert gallery.query("a man with asdf", top=1).unknown_words == ("asdf",)
+    with pytest.raises(UserError, match="both as right and as wrong"):
+        gallery.query("a man", liked=[first], disliked=[first])
+
+
 def test_mistakes(indexed, config, checkpoint, images, tmp_path, capsys):
     other = save_search_model(config, tmp_path / "other" / "best.pth", seed=1)
     common = ["--images", str(images), "--index", str(indexed)]
@@ -191,6 +227,8 @@ def test_calibration_reaches_the_answers(debug_config, images, test_paths, tiny_
         (answer,) = answers(capsys, "a man", "--index", str(tmp_path / "index"), *arguments)
         assert 0 <= answer["confidence"] <= 1
         assert answer["nothing_matches"] == (answer["confidence"] < order["threshold"])
+        (unread,) = answers(capsys, "a sdfsdf", "--index", str(tmp_path / "index"), *arguments)
+        assert (unread["confidence"], unread["nothing_matches"], unread["unknown_words"]) == (0, True, ["sdfsdf"])
 
 
 def test_serve_hands_over_to_the_service(indexed, monkeypatch, test_paths):

@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 
 from gallery.search import negation
-from gallery.search.negation import read_negations
+from gallery.search.negation import PROBE_WEIGHT, pushed, read_negations
 
 SENTENCES = {  # sentence -> what is kept, what is denied
     "a man without a hat": ("a man", ["hat"]),
@@ -63,3 +64,10 @@ def test_a_sentence_that_denies_nothing_stays_as_it_is(sentence, parser):
 def test_the_probe_says_the_opposite():
     (denied,) = read_negations("a man without a red bag").negated
     assert denied.probe == "a person with a red bag"
+
+
+def test_a_query_is_pushed_away_from_the_probes():
+    vector, *probes = np.eye(3, dtype=np.float32)
+    expected = np.array([1, -PROBE_WEIGHT, -PROBE_WEIGHT]) / np.sqrt(1 + 2 * PROBE_WEIGHT**2)
+    np.testing.assert_allclose(pushed(vector, probes), expected, rtol=1e-6)
+    assert pushed(vector, []) is vector
