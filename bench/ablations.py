@@ -107,10 +107,11 @@ def measure(folder: Path, test_data: Path) -> Outcome:
     model = load_model(config, folder / LAST, process)
     people = retrieval_of(model, config, loaders, process)
     cases = load_cases(config, loaders.sets)
-    seen = look(model, cases, loaders.gallery, tokenizer, config.dataset.max_words)
-    scores = np.array([[100 * word.score, 100 * word.chance] for word in seen.evidence])
-    means = person_means(scores, np.array([word.person_id for word in seen.evidence]))
-    people |= {"pointing": means[:, 0], "chance": means[:, 1]}
+    seen = look(model, cases, loaders.gallery, tokenizer, config)
+    if seen.evidence:  # none without mlm
+        scores = np.array([[100 * word.score, 100 * word.chance] for word in seen.evidence])
+        means = person_means(scores, np.array([word.person_id for word in seen.evidence]))
+        people |= {"pointing": means[:, 0], "chance": means[:, 1]}
     wins = wins_of(seen.scored)
     values = {column: float(of_people.mean()) for column, of_people in people.items()}
     values |= {"chunk AUC": 100 * area_under_curve(wins).value}

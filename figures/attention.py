@@ -1,6 +1,7 @@
-"""Where models look in an image for each word of a caption: maps of `models.attention_maps`, one row per model.
+"""Where models look in an image for each word of a caption, one row per model, or which patches tell its chunks.
 
-W words. Word pieces are merged into words, and words are coloured by their attribute chunk.
+Maps of `models.attention_maps` or `models.evidence_maps`. W words. Word pieces are merged into words, and words are
+coloured by their attribute chunk.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 from torch.nn import functional as F
 
-from dataset.attributes import Chunks, chunks_by_rules, chunks_by_spacy, installed_parser
+from dataset.attributes import Chunks, chunk_ids, chunks_by_rules, chunks_by_spacy, installed_parser
 from dataset.tokenizer import Encoded
 from dataset.words import CaptionWord, words_in
 from figures.inputs import (
@@ -36,6 +37,7 @@ from figures.inputs import (
 from figures.retrievals import read_picture
 from figures.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, new_page, save
 from models.attention_maps import default_layer, word_attention
+from models.evidence_maps import chunk_evidence, of_tokens
 from utils.errors import UserError
 
 HEAT = LinearSegmentedColormap.from_list("heat", ["#FFFFFF", "#FED976", "#FD8D3C", "#E31A1C", "#800026"])
@@ -47,6 +49,10 @@ WORD_INCHES, BAR_INCHES, LINE_GAP_INCHES = 0.24, 0.1, 0.14
 CHARACTERS_PER_LINE = 112  # of the caption, 9 pt
 CELL_PIXELS = 144  # width of the images in the file
 WORD_POINTS, CHARACTERS_PER_CELL = 8.0, 8  # longer words are written smaller
+LEGENDS = {
+    "attention": "Attention of the word times the gradient of the matching score, positive part.",
+    "evidence": "What each patch adds to the probability of the chunk's words, by integrated gradients, positive part.",
+}
 NUMBER_POINTS = 5.5  # of the chunks' numbers, at the upper right of their words
 
 
@@ -65,6 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draw without --query (default: 0)")
     parser.add_argument("--image", type=Path, help="any other picture, instead of the caption's own")
     parser.add_argument("--caption", help="any other sentence; needs --image")
+    text = "evidence: which patches tell the words of each attribute chunk (default: attention)"
+    parser.add_argument("--maps", choices=("attention", "evidence"), default="attention", help=text)
     parser.add_argument("--layer", type=int, help="of the cross-modal encoder, from 0 (default: two thirds up)")
     parser.add_argument("--out", type=Path, help="file without suffix (default: attention beside the last checkpoint)")
 
@@ -73,11 +81,17 @@ def make(args: argparse.Namespace) -> list[Path]:
     """`figures attention`: a map for every word of one caption on one image."""
     models = load_models(args)
     pair, title = _chosen(args, models[0])
-    explained = [explain(loaded, pair, args.layer) for loaded in models]
+    if args.maps == "evidence" and args.layer is not None:
+        raise UserError("--layer goes with --maps attention: evidence is traced through all layers")
+    explained = [
+        explain_chunks(loaded, pair) if args.maps == "evidence" else explain(loaded, pair, args.layer)
+        for loaded in models
+    ]
     words = min((one.words for one in explained), key=len)  # one model may cut captions earlier than another
     maps, labels = [one.maps for one in explained], [one.label for one in explained]
-    figure = draw_attention(pair.caption, np.asarray(read_picture(pair.image)), words, maps, labels, title)
-    return save(figure, args.out or Path(args.checkpoint[-1]).parent / "attention")
+    picture = np.asarray(read_picture(pair.image))
+    figure = draw_attention(pair.caption, picture, words, maps, labels, title, LEGENDS[args.maps])
+    return save(figure, args.out or Path(args.checkpoint[-1]).parent / args.maps)
 
 
 def explain(loaded: LoadedModel, pair: Pair, layer: int | None) -> Explained:
@@ -93,6 +107,24 @@ def explain(loaded: LoadedModel, pair: Pair, layer: int | None) -> Explained:
         raise UserError(f"the caption {pair.caption!r} has no word")
     layer = default_layer(loaded.model) if layer is None else layer
     return Explained(words, word_maps(loaded, pair.image, encoded, words, layer), f"{loaded.name}\nlayer {layer}")
+
+
+def explain_chunks(loaded: LoadedModel, pair: Pair) -> Explained:
+    """Evidence of every word in an attribute chunk. Raises: as `explain`."""
+    if not loaded.config.losses.weights.get("mlm", 0) > 0:
+        raise UserError(f"{loaded.name} was trained without mlm, so it cannot tell words: use --maps attention")
+    cleaned, encoded = encode_caption(loaded, pair.caption)
+    chunks = chunks_of(cleaned)
+    words = [word for word in words_in(cleaned, encoded, chunks) if word.chunk]
+    if not words:
+        raise UserError(f"the caption {pair.caption!r} has no attribute chunk, such as 'red coat'")
+    image = loaded.model.normalize(read_input(loaded, pair.image))
+    ids, numbers = (
+        torch.tensor(row, device=loaded.device) for row in (encoded.ids, chunk_ids(encoded.offsets, chunks))
+    )
+    mask_id = loaded.tokenizer.mask_token_id
+    maps = of_tokens(chunk_evidence(loaded.model, image, ids, numbers, mask_id=mask_id), numbers).cpu()
+    return Explained(words, torch.stack([maps[word.tokens[0]] for word in words]), f"{loaded.name}\nevidence")
 
 
 def chunks_of(caption: str) -> Chunks:
@@ -115,6 +147,7 @@ def draw_attention(
     maps: Sequence[Tensor],
     labels: Sequence[str],
     title: str,
+    legend: str,
 ) -> Figure:
     """Draw a cell per word and model, the words in reading order.
 
@@ -149,7 +182,7 @@ def draw_attention(
             else:
                 _show(axes, grey * _colours(own[number - 1], grey.shape[:2]), corner, cell)
                 _draw_bar(axes, float(own[number - 1].max()) / (strongest[row] or 1), (left, corner[1] + cell[1]))
-    _draw_legend(axes, height)
+    _draw_legend(axes, height, legend)
     return figure
 
 
@@ -221,7 +254,7 @@ def _draw_bar(axes: Axes, share: float, corner: tuple[float, float]) -> None:
     axes.add_patch(Rectangle(place, CELL_INCHES * share, 0.035, facecolor=INK, edgecolor="none"))
 
 
-def _draw_legend(axes: Axes, height: float) -> None:
+def _draw_legend(axes: Axes, height: float, legend: str) -> None:
     middle = height - FOOTER_INCHES / 2
     left, width = MARGIN_INCHES + NAME_INCHES, 1.0
     ramp = HEAT(np.linspace(0, 1, 128))[None, :, :3]
@@ -229,7 +262,7 @@ def _draw_legend(axes: Axes, height: float) -> None:
     axes.add_patch(Rectangle((left, middle - 0.12), width, 0.12, fill=False, edgecolor=GREY, linewidth=0.6))
     axes.text(left, middle + 0.05, "0", fontsize=8, ha="left", va="top")
     axes.text(left + width, middle + 0.05, "the word's maximum", fontsize=8, ha="center", va="top")
-    text = "Attention of the word times the gradient of the matching score, positive part.\n"
+    text = f"{legend}\n"
     text += "Bar below a map: its maximum, against that of the model's strongest word.\n"
     text += "Words with one number on one colour: an attribute chunk."
     axes.text(left + width + 0.9, middle, text, fontsize=8, va="center", linespacing=1.3)

@@ -180,7 +180,7 @@ class Gallery:
     def explain(self, sentence: str, image_id: str) -> list[WordHeat]:
         """Where in an indexed image the model sees each word of a sentence, except for what the sentence denies.
 
-        For a word in a chunk that the model scores, the patches that speak for the chunk; for others, its attention.
+        For a word in a chunk that the model scores, the patches that tell the chunk's words; for others, its attention.
 
         Raises: UnknownImage (a KeyError) if there is no such image; CannotAnswer if the sentence is empty;
             PictureChanged if its file has changed since; UserError if the model has no attention maps of words.
@@ -193,8 +193,9 @@ class Gallery:
             image = model.normalize(pixels[None].to(device))
             ids, chunk_ids = (torch.tensor(row, device=device) for row in (encoded.encoded.ids, chunks.ids))
             heat = word_attention(model, image, ids).float()
-            evidence = of_tokens(chunk_evidence(model, image, ids, chunk_ids).float(), chunk_ids)
-            heat = torch.where(chunk_ids[:, None, None] > 0, evidence, heat)
+            if self._encoder.mask_id is not None:
+                maps = chunk_evidence(model, image, ids, chunk_ids, mask_id=self._encoder.mask_id)
+                heat = torch.where(chunk_ids[:, None, None] > 0, of_tokens(maps.float(), chunk_ids), heat)
         return word_heats(encoded, chunks, heat.cpu().numpy())
 
     def image(self, image_id: str) -> IndexedImage:

@@ -1,53 +1,70 @@
-"""Which patches of an image speak for each attribute chunk of a caption. L tokens, C chunks, S steps.
+"""Which patches of an image tell the words of each attribute chunk of a caption. L tokens, C chunks, S steps.
 
-Attention over image tokens (models/attention_maps.py) does not tell: a token of a Vision Mamba also holds what the
-scans have carried to it from everywhere else. So the matching logit of a chunk is traced through the whole model to the
-pixels, by integrated gradients (arXiv:1703.01365). The path starts at an image that shows its mean patch everywhere.
+The words of a chunk are masked one by one. The language head says how likely each of them is, given the image and the
+rest of the caption. The sum of their log-probabilities is traced through the whole model to the pixels, by integrated
+gradients (arXiv:1703.01365). The path starts at an image that shows its own mean patch everywhere.
+
+Why not attention (models/attention_maps.py): a token of a Vision Mamba also holds what the scans have carried to it.
+Why not the score of the chunk by the matching head: in training, all chunks of a pair have its label, so all their
+scores rest on the same patches.
 """
 
 import torch
 from torch import Tensor
 
-from models.person_search import MATCH, PersonSearchModel
+from models.person_search import PersonSearchModel
 
-STEPS = 4  # of the path; more do not point better
+STEPS = 3  # of the path; more do not point better
 
 
 def chunk_evidence(
-    model: PersonSearchModel, image: Tensor, input_ids: Tensor, chunk_ids: Tensor, *, steps: int = STEPS
+    model: PersonSearchModel, image: Tensor, input_ids: Tensor, chunk_ids: Tensor, *, mask_id: int, steps: int = STEPS
 ) -> Tensor:
     """Map each chunk to the patches: (C, rows, columns), >= 0, in raster order.
 
-    A map, with its values below 0, adds up to what the chunk's logit gains from the mean patch to the image.
+    A map, with its values below 0, adds up to what the log-probability (nats) gains from the mean patch to the image.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode, with a language head that was trained.
         image: (1, 3, H, W), normalised.
         input_ids: (L,), [CLS] first, without padding.
         chunk_ids: (L,), 0 = in no chunk, k = in the k-th of C.
-        steps: points on the path.
+        mask_id: of [MASK]. steps: points on the path.
     Raises: ValueError if image or chunk_ids has another shape.
     """
     if image.ndim != 4 or len(image) != 1:
         raise ValueError(f"expected one normalised image (1, 3, H, W), got {tuple(image.shape)}")
     if input_ids.shape != chunk_ids.shape or input_ids.ndim != 1:
         raise ValueError(f"expected (L,) twice, got {tuple(input_ids.shape)} and {tuple(chunk_ids.shape)}")
-    size, num_chunks = model.image_encoder.patch_size, int(chunk_ids.max())
+    (rows, columns), size = model.image_encoder.grid, model.image_encoder.patch_size
     change = image - mean_patch(image, size)
+    maps = [image.new_zeros(0, rows, columns)]
     with torch.inference_mode(False), torch.enable_grad():
         places = ((torch.arange(steps, device=image.device) + 0.5) / steps).view(-1, 1, 1, 1)
         path = (image - (1 - places) * change).clone().requires_grad_()  # (S, 3, H, W)
-        tokens = model.encode_image(path)[0].tokens
-        ids = input_ids.clone().expand(steps, -1)
-        hidden = model.text_encoder.cross_modal(ids, torch.ones_like(ids), tokens)
-        logits = model.chunk_logits(hidden, chunk_ids.clone().expand(steps, -1))[0][:, :num_chunks, MATCH]  # (S, C)
-        gradients = [torch.autograd.grad(logits[:, k].sum(), path, retain_graph=True)[0] for k in range(num_chunks)]
-    rows, columns = model.image_encoder.grid
-    if not gradients:
-        return image.new_zeros(0, rows, columns)
-    gains = torch.stack([gradient.mean(dim=0) * change[0] for gradient in gradients])  # (C, 3, H, W)
-    patches = gains.unflatten(2, (rows, size)).unflatten(4, (columns, size))  # (C, 3, rows, P, columns, P)
-    return patches.sum(dim=(1, 3, 5)).clamp(min=0)
+        for chunk in range(1, int(chunk_ids.max()) + 1):
+            places_of_words = (chunk_ids == chunk).nonzero()[:, 0]
+            told = _log_probability(model, path, input_ids.clone(), places_of_words, mask_id)
+            (gradient,) = torch.autograd.grad(told, path)
+            gains = (gradient.mean(dim=0) * change[0]).detach()  # (3, H, W)
+            patches = gains.unflatten(1, (rows, size)).unflatten(3, (columns, size))  # (3, rows, P, columns, P)
+            maps.append(patches.sum(dim=(0, 2, 4))[None])
+    return torch.cat(maps).clamp(min=0)
+
+
+def _log_probability(
+    model: PersonSearchModel, images: Tensor, input_ids: Tensor, words: Tensor, mask_id: int
+) -> Tensor:
+    """Sum over images (S, 3, H, W) and words, each masked in turn. words: (n,) places in input_ids (L,)."""
+    tokens = model.encode_image(images)[0].tokens
+    number, each = len(words), torch.arange(len(words), device=words.device)
+    masked = input_ids.expand(number, -1).clone()
+    masked[each, words] = mask_id
+    ids = masked.repeat_interleave(len(images), dim=0)  # (n * S, L), word by word
+    hidden = model.text_encoder.cross_modal(ids, torch.ones_like(ids), tokens, own_images=len(images))
+    at_words = hidden.unflatten(0, (number, -1))[each, :, words]  # (n, S, D)
+    likely = model.word_logits(at_words).log_softmax(dim=-1)  # (n, S, V)
+    return likely[each, :, input_ids[words]].sum()
 
 
 def of_tokens(evidence: Tensor, chunk_ids: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class Reranking(NamedTuple):
 class Grounding(NamedTuple):
     attention: Mapping[str, Pointing]  # by part; empty where no layer has maps of words
     layer: int | None  # of the cross-modal encoder, whose attention points
-    evidence: Mapping[str, Pointing]  # by part, of the words in attribute chunks
+    evidence: Mapping[str, Pointing]  # by part, of the words in attribute chunks; empty without mlm
     chunks: Mapping[str, ChunkScores]  # by kind of attribute
     reranking: Reranking | None  # None = nothing was re-ranked
     num_captions: int
@@ -53,7 +53,7 @@ class Looks(NamedTuple):
 
     attention: list[Pointed]  # empty where no layer has maps of words
     layer: int | None  # of the cross-modal encoder, whose attention points
-    evidence: list[Pointed]
+    evidence: list[Pointed]  # empty where the language head was not trained
     scored: list[Scored]
 
 
@@ -66,7 +66,7 @@ def measure_grounding(
     scores: Scores,
 ) -> Grounding:
     """Measure everything on all captions of a split. scores: of the same split; other arguments: as of `look`."""
-    seen = look(model, cases, image_batches, tokenizer, config.dataset.max_words)
+    seen = look(model, cases, image_batches, tokenizer, config)
     reranking = measure_reranking(scores, config.eval.tail)
     return Grounding(
         measure_pointing(seen.attention),
@@ -79,7 +79,7 @@ def measure_grounding(
 
 
 def look(
-    model: PersonSearchModel, cases: list[Case], image_batches: DataLoader, tokenizer: BertTokenizer, max_words: int
+    model: PersonSearchModel, cases: list[Case], image_batches: DataLoader, tokenizer: BertTokenizer, config: Config
 ) -> Looks:
     """Let a model look for every word and score every chunk.
 
@@ -87,9 +87,10 @@ def look(
         model: in evaluation mode, on the device where the images are to go.
         cases: as of `load_cases`.
         image_batches: of the gallery of the same split.
-        max_words: of a caption, and tokens of those, as in the configuration.
+        config: of the model, for the length of captions and the losses that it was trained with.
     """
-    layer, device = _layer_of(model), model.itm_head.weight.device
+    layer, device, max_words = _layer_of(model), model.itm_head.weight.device, config.dataset.max_words
+    tells_words = config.losses.weights.get("mlm", 0) > 0
     tokens, person_id = _encoded(model, image_batches, device)
     images: Any = image_batches.dataset
     attention: list[Pointed] = []
@@ -105,9 +106,10 @@ def look(
                 ids = torch.tensor(encoded.ids, device=device)
                 if layer is not None:
                     attention += point(case, encoded, token_maps(model, image_tokens, ids, layer).cpu())
-                chunks = torch.tensor(chunk_ids(encoded.offsets, spans_of(case.caption)), device=device)
-                maps = of_tokens(chunk_evidence(model, image, ids, chunks), chunks).cpu()
-                evidence += point(case, encoded, maps, chunks.cpu() > 0)
+                if tells_words:
+                    chunks = torch.tensor(chunk_ids(encoded.offsets, spans_of(case.caption)), device=device)
+                    maps = chunk_evidence(model, image, ids, chunks, mask_id=tokenizer.mask_token_id)
+                    evidence += point(case, encoded, of_tokens(maps, chunks).cpu(), chunks.cpu() > 0)
                 with torch.inference_mode():
                     scored += score_chunks(model, case, image_tokens, elsewhere, tokenizer, max_words)
             bar.advance(len(own))

@@ -71,6 +71,11 @@ class Encoder:
         """Height and width in pixels."""
         return self.config.dataset.image_size
 
+    @property
+    def mask_id(self) -> int | None:
+        """Of [MASK], for the language head; None if that was not trained."""
+        return self.tokenizer.mask_token_id if self.config.losses.weights.get("mlm", 0) > 0 else None
+
     @torch.inference_mode()
     def images(self, pixels: Tensor) -> EncodedImages:
         """pixels: (B, 3, H, W) uint8 of size `image_size`."""

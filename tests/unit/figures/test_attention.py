@@ -54,7 +54,7 @@ def test_maps_of_words_are_means_over_their_pieces(debug_config, picture):
 
 def drawn(words, maps, labels=("Vim", "ViT")):
     picture = np.full((60, 20, 3), 200, dtype=np.uint8)
-    return draw_attention("a caption", picture, words, maps, labels[: len(maps)], "title")
+    return draw_attention("a caption", picture, words, maps, labels[: len(maps)], "title", "legend")
 
 
 def test_darkest_place_of_a_cell_is_the_maps_maximum():
@@ -128,6 +128,14 @@ def test_a_sentence_of_ones_own_needs_no_data_set(parser, checkpoints, debug_set
     assert chunks_of("a man in a red coat") == [[(11, 14), (15, 19)]]
 
 
+def test_command_shows_the_evidence_of_chunks(checkpoints, debug_settings, picture, capsys):
+    arguments = ["attention", *debug_settings(), "--checkpoint", str(checkpoints[0]), "--maps", "evidence"]
+    main([*arguments, "--caption", "a man in a red coat", "--image", str(picture)])
+    assert str(checkpoints[0].parent / "evidence.png") in capsys.readouterr().out
+    with pytest.raises(UserError, match="was trained without mlm"):
+        main([*arguments, "--set", "losses.weights.mlm=0", "--caption", "a red coat", "--image", str(picture)])
+
+
 def test_command_with_any_sentence_and_picture(checkpoints, debug_settings, picture, capsys):
     arguments = ["attention", *debug_settings(), "--checkpoint", str(checkpoints[0])]
     main([*arguments, "--caption", "a man", "--image", str(picture)])
@@ -136,6 +144,8 @@ def test_command_with_any_sentence_and_picture(checkpoints, debug_settings, pict
         (["--caption", "a man"], "--caption needs --image"),
         (["--query", "999"], "no caption 999"),
         (["--layer", "1"], "layer 1 has no attention of words"),
+        (["--maps", "evidence", "--layer", "0"], "--layer goes with --maps attention"),
+        (["--maps", "evidence", "--caption", "a man", "--image", str(picture)], "has no attribute chunk"),
         (["--caption", " . ", "--image", str(picture)], "has no word"),
         (["--image", str(picture.with_name("b.png"))], r"b\.png: no such file"),
     ):
