@@ -29,15 +29,17 @@ RUN=output/${config%.yaml}
 draw_demo_people "$DATA"
 step "$PYTHON" -m dataset.prepare CUHK-PEDES "$DATA"
 step "$PYTHON" train.py --config "configs/$config" --output "$RUN" --resume auto "$@"
-step "$PYTHON" eval.py --config "$RUN/config.yaml" --checkpoint "$RUN/best.pth" --output "$RUN" --save-scores
-step "$PYTHON" -m figures curves "$RUN"
+step "$PYTHON" eval.py --config "$RUN/config.yaml" --checkpoint "$RUN/best.pth" --output "$RUN" --save-scores \
+  --measures grounding --grounding-captions 200
+step "$PYTHON" -m figures steps "$RUN"
 step "$PYTHON" -m figures retrievals "$RUN" --config "$RUN/config.yaml"
+step "$PYTHON" -m figures attention --maps evidence --checkpoint "$RUN/best.pth" --config "$RUN/config.yaml"
 "$PYTHON" -c 'import json, sys; print(*(record["file_path"] for record in json.load(open(sys.argv[1]))), sep="\n")' \
   "$DATA/processed_data/test.json" > "$RUN/gallery.txt"
 step "$PYTHON" search.py calibrate --checkpoint "$RUN/best.pth"
 step "$PYTHON" search.py index --images "$DATA/imgs" --list "$RUN/gallery.txt" --checkpoint "$RUN/best.pth" --index "$RUN/index"
 echo
-echo "in $REPOSITORY/$RUN: metrics.json, log.jsonl, curves.png, retrievals.png, best.pth, index (of the test pictures)"
+echo "in $REPOSITORY/$RUN: metrics.json, grounding.md, steps.png, retrievals.png, evidence.png, best.pth, index (of the test pictures)"
 echo "search them in a browser: cd $REPOSITORY && $PYTHON search.py serve --index $RUN/index"
 if [[ -n $video ]]; then
   for camera in 1 2; do

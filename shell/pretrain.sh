@@ -22,10 +22,15 @@ step "$PYTHON" -m dataset.synthpedes "$DATA" --seed 1 --apart-from data/synthped
   --people-train 6000 --people-val 100 --people-test 100
 step "$PYTHON" -m dataset.prepare CUHK-PEDES "$DATA"
 step "$PYTHON" train.py --config configs/synthpedes_pretrain.yaml --output "$RUN" --resume auto "$@"
-step "$PYTHON" train.py --config configs/synthpedes_pretrain_hard.yaml --output "${RUN}_hard" --resume auto "$@"
-step "$PYTHON" -m models.start "${RUN}_hard/last.pth" "$START" --leave-out text_encoder.bert.embeddings.word_embeddings
-step "$PYTHON" -m figures steps "$RUN" --out "$START/first"
-step "$PYTHON" -m figures steps "${RUN}_hard" --out "$START/second"
-cat "$RUN/log.jsonl" "${RUN}_hard/log.jsonl" > "$START/log.jsonl"
+before=$RUN
+for part in 2 3; do  # hard negatives, twice the same cosine
+  step "$PYTHON" train.py --config configs/synthpedes_pretrain_hard.yaml --init "$before/last.pth" --output "${RUN}_$part" --resume auto "$@"
+  before=${RUN}_$part
+done
+step "$PYTHON" -m models.start "$before/last.pth" "$START" --leave-out text_encoder.bert.embeddings.word_embeddings
+for run in "$RUN" "${RUN}_2" "${RUN}_3"; do
+  step "$PYTHON" -m figures steps "$run" --out "$START/$(basename "$run")"
+done
+cat "$RUN"/train.log "${RUN}_2/train.log" "${RUN}_3/train.log" | grep " step " > "$START/steps.log"
 echo
-echo "in $REPOSITORY/$START: model.safetensors, config.json, log.jsonl, curves; README.md there is written by hand"
+echo "in $REPOSITORY/$START: model.safetensors, config.json, curves, steps.log; README.md there is written by hand"
