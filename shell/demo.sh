@@ -39,7 +39,7 @@ step "$PYTHON" -m figures attention --maps evidence --checkpoint "$RUN/best.pth"
 step "$PYTHON" search.py calibrate --checkpoint "$RUN/best.pth"
 step "$PYTHON" search.py index --images "$DATA/imgs" --list "$RUN/gallery.txt" --checkpoint "$RUN/best.pth" --index "$RUN/index"
 echo
-echo "in $REPOSITORY/$RUN: metrics.json, grounding.md, steps.png, retrievals.png, evidence.png, best.pth, index (of the test pictures)"
+echo "in $REPOSITORY/$RUN: metrics.json, grounding.json, steps.png, retrievals.png, evidence.png, best.pth, index (of the test pictures)"
 echo "search them in a browser: cd $REPOSITORY && $PYTHON search.py serve --index $RUN/index"
 if [[ -n $video ]]; then
   for camera in 1 2; do

@@ -33,4 +33,4 @@ for run in "$RUN" "${RUN}_2" "${RUN}_3"; do
 done
 cat "$RUN"/train.log "${RUN}_2/train.log" "${RUN}_3/train.log" | grep " step " > "$START/steps.log"
 echo
-echo "in $REPOSITORY/$START: model.safetensors, config.json, curves, steps.log; README.md there is written by hand"
+echo "in $REPOSITORY/$START: model.safetensors, config.json, curves, steps.log (the model card there is written by hand)"
