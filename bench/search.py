@@ -22,6 +22,7 @@ from bench.load_checkpoint import resident
 from bench.rows import Rows
 from gallery.search.engine import Engine, Neighbours, merged
 from gallery.search.engines import open_engine
+from gallery.search.filters import Filter
 from gallery.store.manifest import CheckpointStamp, Manifest
 from gallery.store.segments import ImageFile
 from gallery.store.store import KEYS_PER_SEGMENT, Store
@@ -47,7 +48,7 @@ class Hnsw:
         for _, segment in sorted(store.segments.items()):
             self._graph.add(np.ascontiguousarray(segment.vectors))
 
-    def search(self, queries: np.ndarray, k: int) -> Neighbours:
+    def search(self, queries: np.ndarray, k: int, where: Filter | None = None) -> Neighbours:
         similarity, row = self._graph.search(queries, k)
         return Neighbours(similarity, self._keys[row])
 
