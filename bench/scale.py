@@ -3,8 +3,9 @@
 Vectors are simulated as in bench/search.py, in blocks, so that only one index at a time is in memory: 10 million
 vectors of 256 numbers are 10 GB in float32 and 2.6 GB in 8 bits. Measured for each kind of FAISS index: bytes per
 vector, the time to add one, how many of the first 10 and of all k of an exact search it finds, and milliseconds per
-query, alone and among all of them at once; the last column is the time of a query whose filter lets 1 % of the rows pass. All
-times are processor time of one thread, which other programs on the machine disturb little.
+query, one at a time and all at once; the last column is the time of a query whose filter lets 1 % of the rows pass (a
+bitmap, as in gallery/search/faiss_engine.py). All times are processor time of one thread, which other programs on the
+machine disturb little.
 """
 
 import argparse
@@ -100,7 +101,10 @@ def measure(kind: str, size: int, width: int, queries: np.ndarray, truth: np.nda
     plain = parameters(kind)
     _, found = index.search(queries, k, params=plain)
     recalls = [np.mean([np.isin(t[:n], f).mean() for f, t in zip(found, truth, strict=True)]) for n in (FIRST, k)]
-    selector = faiss.IDSelectorRange(size // 2, size // 2 + max(1, int(FILTER_SHARE * size)))
+    chosen = np.zeros(size, bool)
+    chosen[size // 2 : size // 2 + max(1, int(FILTER_SHARE * size))] = True
+    packed = np.packbits(chosen, bitorder="little")
+    selector = faiss.IDSelectorBitmap(size, faiss.swig_ptr(packed))
     cells = [
         f"{bytes_of(index) / size:.0f}",
         f"{microseconds:.1f}",

@@ -20,7 +20,7 @@ from dataset.images import read_image
 from dataset.records import read_records
 from gallery.encoding.chunks import no_chunks
 
-CAPTIONS = 60
+CAPTIONS = 20
 Way = Callable[[np.ndarray], Tensor]  # rows of the candidates (k,) -> tokens (k, K, D)
 
 
