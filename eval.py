@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cases = load_cases(config, loaders.sets) if GROUNDING in args.measures else []
     model = load_model(config, checkpoint, process, trust=args.trust_checkpoint)
 
-    settings = ScoringSettings(process, config.train.precision, config.eval.rerank_top_k)
+    rerank = (config.eval.rerank_top_k, config.eval.rerank_similarity)
+    settings = ScoringSettings(process, config.train.precision, *rerank)
     begin = time.perf_counter()
     gallery = encode_gallery(model, loaders.gallery, settings)
     scores = score_captions(model, gallery, loaders.captions, settings)

@@ -136,7 +136,12 @@ def retrieval_of(
 ) -> dict[str, np.ndarray]:
     """R@1 in both orders and mAP re-ranked, of each person."""
     scores = score_gallery(
-        model, *loaders, process=process, precision=config.train.precision, rerank_top_k=config.eval.rerank_top_k
+        model,
+        *loaders,
+        process=process,
+        precision=config.train.precision,
+        rerank_top_k=config.eval.rerank_top_k,
+        rerank_similarity=config.eval.rerank_similarity,
     )
     ids = (scores.text_person_id, scores.image_person_id)
     person_id = scores.text_person_id.numpy()

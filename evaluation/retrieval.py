@@ -44,6 +44,7 @@ class ScoringSettings(NamedTuple):
     process: Process  # encodes its share of both sides and re-ranks the pairs of its share of the images
     precision: str  # as `utils.precision.autocast` takes it
     rerank_top_k: int  # images re-ranked per caption; 0 = none, at most I
+    rerank_similarity: float = 0.0  # factor of similarity / temperature that is added to their matching score
 
 
 class GalleryEmbeddings(NamedTuple):
@@ -78,16 +79,17 @@ def score_gallery(
     process: Process,
     precision: str,
     rerank_top_k: int,
+    rerank_similarity: float = 0.0,
 ) -> Scores:
     """Encode images and captions and score all pairs. The model is in evaluation mode meanwhile, then as it was.
 
     Args:
         image_batches, caption_batches: loaders of `dataset.batches.ImageBatch` and `CaptionBatch`. Every process is
             given the whole set and takes its own share.
-        process, precision, rerank_top_k: as in `ScoringSettings`.
+        process, precision, rerank_top_k, rerank_similarity: as in `ScoringSettings`.
     Returns: the same scores on every process.
     """
-    settings = ScoringSettings(process, precision, rerank_top_k)
+    settings = ScoringSettings(process, precision, rerank_top_k, rerank_similarity)
     was_training = model.training
     model.eval()
     scores = score_captions(model, encode_gallery(model, image_batches, settings), caption_batches, settings)
@@ -130,6 +132,8 @@ def score_captions(
                 top_k=settings.rerank_top_k,
             )
             matching = maximum(own)
+        if settings.rerank_similarity:
+            matching = matching + settings.rerank_similarity * similarity / model.temperature.float().cpu()
     return Scores(similarity, matching, queries.person_id, gallery.images.person_id, seconds)
 
 

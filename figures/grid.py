@@ -203,6 +203,7 @@ def _score(loaded: LoadedModel, args: argparse.Namespace) -> dict[str, np.ndarra
         process=process,
         precision=config.train.precision,
         rerank_top_k=config.eval.rerank_top_k,
+        rerank_similarity=config.eval.rerank_similarity,
     )
     return score_arrays(scores, loaders.sets.gallery.paths, loaders.sets.captions.texts)
 

@@ -254,7 +254,11 @@ class Gallery:
         chunks, found = self._chunks(sentence), {each.found.key: each.found for each in ranked}
         with self._model:
             matches = match_candidates(self._encoder, view.store, sentence, chunks, list(found))
-        matched = [Ranked(found[key], match.score, match.chunks) for key, match in matches.items()]
+        factor = self._encoder.config.eval.rerank_similarity / float(self._encoder.model.temperature)
+        matched = [
+            Ranked(found[key], match.score + factor * found[key].similarity, match.chunks)
+            for key, match in matches.items()
+        ]
         return sorted(matched, key=lambda each: each.score, reverse=True)
 
 

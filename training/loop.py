@@ -81,5 +81,12 @@ def hours(seconds: float) -> str:
 
 def evaluate(state: TrainState, loaders: EvalLoaders, run: Run) -> Scores:
     """Scores of the model as it stands."""
-    precision, top_k = run.config.train.precision, run.config.eval.rerank_top_k
-    return score_gallery(state.model, *loaders, process=run.process, precision=precision, rerank_top_k=top_k)
+    config = run.config
+    return score_gallery(
+        state.model,
+        *loaders,
+        process=run.process,
+        precision=config.train.precision,
+        rerank_top_k=config.eval.rerank_top_k,
+        rerank_similarity=config.eval.rerank_similarity,
+    )

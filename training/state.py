@@ -41,6 +41,7 @@ MAY_CHANGE = (  # keys of the configuration, or whole sections, that a resumed r
     "train.early_stopping",
     "eval.batch_size",
     "eval.rerank_top_k",
+    "eval.rerank_similarity",
     "eval.every",
     "eval.tail",
     "debug",

@@ -272,6 +272,7 @@ class TrainConfig:
 class EvalConfig:
     batch_size: PositiveInt
     rerank_top_k: NaturalInt
+    rerank_similarity: NonNegativeFloat
     every: PositiveInt
     select_on: Literal["val", "test"]
     tail: Literal["similarity", "constant"]

@@ -58,6 +58,7 @@ def calibrate(checkpoint: Path, config_path: Path | None, root: Path | None, pro
         process=process,
         precision=config.train.precision,
         rerank_top_k=top_k + images_per_person if top_k else 0,  # k are left when one person is left out
+        rerank_similarity=config.eval.rerank_similarity,
     )
     people = scores.text_person_id.numpy()
     return Calibration(

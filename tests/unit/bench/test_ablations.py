@@ -41,7 +41,7 @@ def test_a_run_is_measured_on_other_people(run, tiny_benchmark, tmp_path):
     assert all(0 <= value <= 100 for value in outcome.values.values())
     people = len(outcome.people["R@1"])
     assert outcome.people["chunk AUC"].shape == (people, people + 1)
-    for column in ("R@1", "R@1 similarity", "mAP", "pointing"):
+    for column in ("R@1", "R@1 similarity", "mAP", "pointing", "chance"):
         assert outcome.people[column].shape == (people,)
         assert outcome.people[column].mean() == pytest.approx(outcome.values[column])
 

@@ -34,7 +34,7 @@ def score(debug_config):
     torch.manual_seed(0)
     model = build_model(config)
 
-    def run(*, precision="fp32", top_k=3, training=True):
+    def run(*, precision="fp32", top_k=3, training=True, rerank_similarity=0.0):
         model.train(training)
         scores = score_gallery(
             model,
@@ -43,6 +43,7 @@ def score(debug_config):
             process=start(),
             precision=precision,
             rerank_top_k=top_k,
+            rerank_similarity=rerank_similarity,
         )
         assert model.training == training
         return scores
@@ -63,6 +64,15 @@ def test_no_reranking_leaves_the_order_of_similarity(score):
     scores = score(top_k=0, training=False)
     assert (scores.matching == -torch.inf).all()
     assert measure(scores, "similarity") == measure_first_stage(scores)
+
+
+def test_the_similarity_may_count_among_the_re_ranked(score):
+    alone, both = score(training=False), score(training=False, rerank_similarity=0.5)
+    is_reranked = alone.matching > -torch.inf
+    assert torch.equal(both.matching > -torch.inf, is_reranked)
+    temperature = 0.07  # of the debug configuration, not trained
+    expected = alone.matching + 0.5 * alone.similarity / temperature
+    torch.testing.assert_close(both.matching[is_reranked], expected[is_reranked])
 
 
 def test_measures_of_a_small_case():
