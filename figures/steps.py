@@ -1,6 +1,7 @@
 """Losses of runs by optimiser step, with the level at which the matching head has learnt nothing."""
 
 import argparse
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from figures.curves import TITLES
 from figures.style import BLUE, GREEN, GREY, ORANGE, RED, new_figure, save
 from training.matching_watch import CHANCE
 from utils.errors import UserError
+
+logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of each file that it has read to the end
 
 KEYS = ("itm", "attribute", "mlm", "itc")  # what tells how matching comes about
 COLOURS = (BLUE, ORANGE, GREEN, RED)
