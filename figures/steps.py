@@ -68,7 +68,8 @@ def draw_steps(runs: Mapping[str, Mapping[str, Curve]]) -> Figure:
     for axes in figure.axes[2:]:
         axes.set_xlabel("optimiser step")
     if len(runs) > 1:
-        figure.axes[0].legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none")
+        lines, names = figure.axes[0].get_legend_handles_labels()
+        figure.axes[2].legend(lines, names, loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
     return figure
 
 
