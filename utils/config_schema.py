@@ -7,60 +7,31 @@ it in base.yaml. Sizes are in the unit that base.yaml states; null (None) means 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
-from pydantic_core import PydanticCustomError
 
-_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-PositiveInt = Annotated[int, Field(gt=0)]
-NaturalInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-NonZeroFraction = Annotated[float, Field(gt=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-NonEmptyStr = Annotated[str, Field(min_length=1)]
-
-
-class ImpossibleValueError(ValueError):
-    """Values that cannot go together. keys: the keys involved, dotted, relative to the section that raises."""
-
-    def __init__(self, message: str, *keys: str) -> None:
-        super().__init__(message)
-        self.keys = keys
+from utils.config_values import (
+    STRICT,
+    BelowOne,
+    Fraction,
+    ImpossibleValueError,
+    NaturalInt,
+    NonEmptyStr,
+    NonNegativeFloat,
+    NonZeroFraction,
+    PositiveFloat,
+    PositiveInt,
+    as_height_width,
+    as_roots,
+    check_divisible,
+)
 
 
-def _as_height_width(value: Any) -> Any:
-    """One number stands for a square; what a list holds is left to the type check."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return (value, value)
-    if not isinstance(value, list | tuple):
-        raise PydanticCustomError("image_size", "one number or [height, width]")
-    return tuple(value)
-
-
-def _as_roots(value: Any) -> Any:
-    """One folder, or several that differ."""
-    if isinstance(value, str) and value:
-        return value
-    if not isinstance(value, list | tuple) or not value or not all(isinstance(root, str) and root for root in value):
-        raise PydanticCustomError("string_too_short" if value == "" else "string_type", "a folder or a list of folders")
-    if len(set(value)) < len(value):
-        raise PydanticCustomError("roots", "folders that differ")
-    return tuple(value)
-
-
-def _check_divisible(width: int | None, heads: int | None, width_key: str, heads_key: str) -> None:
-    if width is not None and heads is not None and width % heads:
-        raise ImpossibleValueError(f"{width_key} {width} is not divisible by {heads_key} {heads}", width_key, heads_key)
-
-
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class DatasetConfig:
     name: Literal["CUHK-PEDES", "ICFG-PEDES", "RSTPReid", "custom"]
-    root: Annotated[str | tuple[str, ...], BeforeValidator(_as_roots)]  # several: see folder and more_folders
-    image_size: Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_as_height_width)]  # (height, width), px
+    root: Annotated[str | tuple[str, ...], BeforeValidator(as_roots)]  # several: see folder and more_folders
+    image_size: Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(as_height_width)]  # (height, width), px
     max_words: PositiveInt
     weak_positive_probability: Fraction
     workers: NaturalInt
@@ -78,7 +49,7 @@ class DatasetConfig:
         return () if isinstance(self.root, str) else tuple(Path(root).expanduser() for root in self.root[1:])
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ImageEncoderConfig:
     """A name, or name null with type and sizes; sizes beside a name override the name's."""
 
@@ -131,7 +102,7 @@ class ImageEncoderConfig:
         if self.kind != "vit" and self.num_heads is not None:
             raise ImpossibleValueError("num_heads belongs to vit; a vim has no attention, set it to null", "num_heads")
         self._check_registers()
-        _check_divisible(self.embed_dim, self.num_heads, "embed_dim", "num_heads")
+        check_divisible(self.embed_dim, self.num_heads, "embed_dim", "num_heads")
 
     def _check_registers(self) -> None:
         if self.kind == "vit" and self.registers is not None:
@@ -139,10 +110,10 @@ class ImageEncoderConfig:
         if self.kind != "mamba_reg" and self.register_reduction is not None:
             message = "register_reduction needs registers, and this encoder has none; set it to null"
             raise ImpossibleValueError(message, "register_reduction", "registers")
-        _check_divisible(self.embed_dim, self.register_reduction, "embed_dim", "register_reduction")
+        check_divisible(self.embed_dim, self.register_reduction, "embed_dim", "register_reduction")
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TextEncoderConfig:
     name: NonEmptyStr
     fusion_layer: PositiveInt
@@ -157,7 +128,7 @@ class TextEncoderConfig:
     attention_probs_dropout_prob: BelowOne | None
 
     def __post_init__(self) -> None:
-        _check_divisible(self.hidden_size, self.num_attention_heads, "hidden_size", "num_attention_heads")
+        check_divisible(self.hidden_size, self.num_attention_heads, "hidden_size", "num_attention_heads")
         if self.num_hidden_layers is None:
             return
         keys = ("fusion_layer", "num_hidden_layers")
@@ -169,13 +140,13 @@ class TextEncoderConfig:
             raise ImpossibleValueError(message, *keys, "full_cross_attention")
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class DecoderConfig:
     depth: PositiveInt
     num_heads: PositiveInt
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelConfig:
     image_encoder: ImageEncoderConfig
     text_encoder: TextEncoderConfig
@@ -188,7 +159,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         width, heads = self.image_encoder.embed_dim, self.decoder.num_heads
-        _check_divisible(width, heads, "image_encoder.embed_dim", "decoder.num_heads")
+        check_divisible(width, heads, "image_encoder.embed_dim", "decoder.num_heads")
 
 
 def _check_weights(weights: dict[str, float]) -> dict[str, float]:
@@ -200,7 +171,7 @@ def _check_weights(weights: dict[str, float]) -> dict[str, float]:
 LossWeights = Annotated[dict[str, NonNegativeFloat], AfterValidator(_check_weights)]
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class LossesConfig:
     weights: LossWeights  # factors of the summed losses by key; 0 skips the loss and its part of the passes
     alpha: Fraction
@@ -218,7 +189,7 @@ class LossesConfig:
         return (self.cross_modal_share,) if self.mlm_share is None else (self.cross_modal_share, self.mlm_share)
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class InitConfig:
     paths: tuple[NonEmptyStr, ...]
     allow_missing: tuple[NonEmptyStr, ...]
@@ -227,7 +198,7 @@ class InitConfig:
     freeze: tuple[NonEmptyStr, ...]
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class OptimizerConfig:
     lr: PositiveFloat
     lr_new: PositiveFloat
@@ -237,13 +208,13 @@ class OptimizerConfig:
     clip_norm: PositiveFloat | None
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ScheduleConfig:
     warmup_steps: NaturalInt
     min_lr: NonNegativeFloat
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainConfig:
     epochs: PositiveInt
     batch_size: PositiveInt
@@ -268,7 +239,7 @@ class TrainConfig:
             raise ImpossibleValueError("fp16 does not go with sharding fsdp; use bf16", "precision", "sharding")
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvalConfig:
     batch_size: PositiveInt
     rerank_top_k: NaturalInt
@@ -278,13 +249,13 @@ class EvalConfig:
     tail: Literal["similarity", "constant"]
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class DebugConfig:
     deterministic: bool
     detect_anomaly: bool
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Config:
     """The whole configuration of a run, checked."""
 

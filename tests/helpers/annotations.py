@@ -41,3 +41,13 @@ def run(
 
 def only(lines: list[str], level: str) -> list[str]:
     return [line for line in lines if line.startswith(f"{level}: ")]
+
+
+def small() -> list[dict[str, Any]]:
+    """Four people, one caption or two, in all splits."""
+    return [
+        entry("train", 1, "cam_a/1.png", "a man", "a tall man"),
+        entry("train", 2, "cam_b/2.png"),
+        entry("val", 3, "Market/3.png"),
+        entry("test", 4, "Market/4.png"),
+    ]

@@ -2,61 +2,26 @@
 
 import io
 import json
-import os
-import sys
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fastapi.testclient import TestClient
 from PIL import Image
 
 from gallery.footage.decode import Video
-from gallery.footage.origin import Origin
 from gallery.service.frames import BLUR_BLOCKS, blurred_outside
-from tests.helpers.fake_gallery import FakeGallery, client_for, fake_gallery
+from tests.helpers.fake_gallery import FakeGallery, client_for
+from tests.helpers.recordings import SIZE, crop
 
-av = pytest.importorskip("av", reason="requirements-video.txt not installed")
+pytest.importorskip("av", reason="requirements-video.txt not installed")
 
-from dataset.synthpedes.footage import compose, write_footage  # noqa: E402
 
 TOKEN = {"authorization": "Bearer correct-horse-battery"}
-SIZE, FPS = (192, 108), 5
-BOX = (40.0, 20.0, 80.5, 100.0)
-EIGHT = datetime(2026, 11, 20, 8)
-
-
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory) -> Path:
-    """cam1/a.mp4 of 3 s and cam2/day.png, which is of another size."""
-    folder = tmp_path_factory.mktemp("recordings")
-    for camera in ("cam1", "cam2"):
-        (folder / camera).mkdir()
-    write_footage(folder / "cam1" / "a.mp4", compose(size=SIZE, fps=FPS, seconds=3, people=2, scene="wall", seed=1))
-    noise = np.random.default_rng(0).integers(0, 255, (50, 60, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(folder / "cam2" / "day.png")
-    return folder
-
-
-def crop(source: Path, frame: int, **changes) -> Origin:
-    clock = EIGHT + timedelta(seconds=frame // FPS)
-    return Origin(str(source), frame, frame / FPS, clock, BOX, SIZE, 0.9, 1)._replace(**changes)
 
 
 @pytest.fixture
-def gallery(tmp_path, recordings) -> FakeGallery:
-    """id0, id1 and id2: crops of the video; id3: of the picture; id4: a plain picture."""
-    made = fake_gallery(tmp_path)
-    video, picture = recordings / "cam1" / "a.mp4", recordings / "cam2" / "day.png"
-    made.origins = {f"id{n}": crop(video, frame) for n, frame in enumerate((10, 0, 5))}
-    made.origins["id3"] = crop(picture, 0, time_s=None, clock=None, track=None, frame_size=(60, 50), box=(9, 9, 30, 40))
-    return made
-
-
-@pytest.fixture
-def client(gallery) -> TestClient:
-    return client_for(gallery)
+def gallery(filmed_gallery) -> FakeGallery:
+    return filmed_gallery
 
 
 def opened(response) -> Image.Image:
@@ -292,85 +257,3 @@ def test_who_looked_at_a_frame_or_a_video_is_logged(gallery, tmp_path):
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [(line["action"], line["image_id"]) for line in lines] == [("frame", "id0"), ("video", "id1")]
     assert lines[1]["range"] == "bytes=0-9"
-
-
-# ---- what cannot be shown ----
-
-
-def refusals(client: TestClient, image_id: str) -> list[tuple[int, str]]:
-    responses = [client.get(f"/api/{name}?id={image_id}") for name in ("frame", "video")]
-    return [(response.status_code, response.json()["detail"]) for response in responses]
-
-
-def test_only_what_is_indexed_is_given_out(client):
-    for name in ("origin", "track", "frame", "video"):
-        for image_id in ("id9", "../../etc/passwd", "/etc/passwd"):
-            response = client.get(f"/api/{name}", params={"id": image_id})
-            assert (response.status_code, response.json()["detail"]) == (404, "no image of this gallery has that id")
-        plain = client.get(f"/api/{name}?id=id4")
-        assert (plain.status_code, plain.json()["detail"]) == (404, "it is not known where this image comes from")
-    assert client.get("/api/video?id=id3").json()["detail"] == "this image comes from a picture, not from a video"
-
-
-def test_a_recording_that_is_gone(client, gallery, tmp_path):
-    gallery.origins["id0"] = crop(tmp_path / "gone.mp4", 0)
-    (tmp_path / "folder.mp4").mkdir()
-    gallery.origins["id1"] = crop(tmp_path / "folder.mp4", 0)
-    os.mkfifo(tmp_path / "pipe.mp4")  # opening it would block
-    gallery.origins["id2"] = crop(tmp_path / "pipe.mp4", 0)
-    assert refusals(client, "id0") == [(410, "the recording is gone: it was deleted or moved")] * 2
-    assert refusals(client, "id1") == refusals(client, "id2")
-    assert refusals(client, "id1") == [(410, "the recording is gone: there is something else in its place")] * 2
-
-
-def test_a_recording_that_shows_something_else(client, gallery, recordings):
-    gallery.origins["id0"] = crop(recordings / "cam1" / "a.mp4", 0, frame_size=(1920, 1080))
-    frame = client.get("/api/frame?id=id0")
-    assert (frame.status_code, "another size" in frame.json()["detail"]) == (410, True)
-    gallery.origins["id1"] = crop(recordings / "cam1" / "a.mp4", 500)
-    late = client.get("/api/frame?id=id1")
-    assert (late.status_code, late.json()["detail"]) == (
-        503,
-        "the recording cannot be read: no frame can be decoded at 100.0 s",
-    )
-
-
-def test_a_recording_that_cannot_be_read(client, gallery, recordings, tmp_path):
-    (tmp_path / "no.mp4").write_text("no video")
-    gallery.origins["id0"] = crop(tmp_path / "no.mp4", 0)
-    for status, detail in refusals(client, "id0"):
-        assert (status, detail.startswith("the recording cannot be read: ")) == (503, True)
-        assert str(tmp_path) not in detail
-    (tmp_path / "secret.txt").write_text("secret")
-    gallery.origins["id1"] = crop(tmp_path / "secret.txt", 0)
-    assert client.get("/api/video?id=id1").json()["detail"] == "the recording is not a kind of video that is given out"
-    (tmp_path / "linked.mp4").symlink_to(tmp_path / "secret.txt")
-    gallery.origins["id2"] = crop(tmp_path / "linked.mp4", 0)
-    assert [status for status, _ in refusals(client, "id2")] == [503, 503]
-
-
-def test_without_pyav_it_says_what_to_install(client, monkeypatch):
-    monkeypatch.setitem(sys.modules, "av", None)
-    response = client.get("/api/frame?id=id0")
-    assert response.status_code == 503
-    assert response.json()["detail"].endswith("pip install -r requirements-video.txt")
-
-
-@pytest.mark.parametrize("kind", ["mkv", "avi", "mov"])
-def test_a_frame_is_found_in_every_kind_of_video(tmp_path, kind):
-    """Those of H.264 with key frames 20 frames apart, as decoded from the beginning."""
-    path = tmp_path / f"a.{kind}"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10, options={"g": "20"})
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for number in range(90):
-            pixels = np.full((48, 64, 3), 2 * number, np.uint8)
-            pixels[:, : number % 60 + 2] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    with Video(path) as video:
-        frames = list(video.frames(0.7))
-    assert len(frames) >= 12
-    for frame in frames:
-        with Video(path) as video:
-            np.testing.assert_array_equal(video.pixels_at(frame.time_s), frame.pixels)
