@@ -250,13 +250,16 @@ class Gallery:
         return view, where
 
     def _matched(self, view: View, sentence: Sentence, ranked: list[Ranked]) -> list[Ranked]:
-        """Candidates ordered by the matching head, with the scores of their chunks."""
+        """Candidates ordered by the matching head, with the scores of their chunks.
+
+        The similarity that may count as well is to what the sentence affirms, as in the calibration.
+        """
         chunks, found = self._chunks(sentence), {each.found.key: each.found for each in ranked}
         with self._model:
             matches = match_candidates(self._encoder, view.store, sentence, chunks, list(found))
         factor = self._encoder.config.eval.rerank_similarity / float(self._encoder.model.temperature)
         matched = [
-            Ranked(found[key], match.score + factor * found[key].similarity, match.chunks)
+            Ranked(found[key], match.score + factor * float(view.store.vector(key) @ sentence.vector), match.chunks)
             for key, match in matches.items()
         ]
         return sorted(matched, key=lambda each: each.score, reverse=True)
