@@ -81,7 +81,7 @@ def _sections(grounding: Grounding) -> Iterator[Section]:
     for title, measured in pointing.items():
         if measured:
             yield Section(
-                f"pointing: {title}", ("accuracy in %", "chance", "times chance", "words"), _pointing(measured)
+                f"pointing: {title}", ("accuracy in %", "chance", "ratio", "words"), _pointing(measured)
             )
     if grounding.chunks:
         rows = [
