@@ -80,9 +80,7 @@ def _sections(grounding: Grounding) -> Iterator[Section]:
     pointing = {f"attention, layer {grounding.layer}": grounding.attention, "evidence": grounding.evidence}
     for title, measured in pointing.items():
         if measured:
-            yield Section(
-                f"pointing: {title}", ("accuracy in %", "chance", "ratio", "words"), _pointing(measured)
-            )
+            yield Section(f"pointing: {title}", ("accuracy in %", "chance", "ratio", "words"), _pointing(measured))
     if grounding.chunks:
         rows = [
             (name, _number(own.auc), _percent(own.pairs), f"{own.elsewhere.value:.3f}", f"{own.exchanges}")
