@@ -36,6 +36,7 @@ class ObjectiveSettings(NamedTuple):
     mask_ratio: float
     patch_size: int
     mlm_attribute_probability: float | None = None  # of the words in attribute chunks; None = mlm_probability
+    attribute_replaced: bool = False  # attribute scores the chunks of mrtd's rewritten captions, too
 
     def words(self) -> dict[str, Any]:
         """What `losses.masking.mask_tokens` needs to know of the vocabulary."""

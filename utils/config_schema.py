@@ -179,9 +179,15 @@ class LossesConfig:
     mlm_probability: NonZeroFraction
     mlm_attribute_probability: NonZeroFraction | None
     mrtd_mask_probability: NonZeroFraction
+    attribute_replaced: bool
     cross_modal_share: NonZeroFraction
     mlm_share: NonZeroFraction | None
     hard_negatives_after_steps: NaturalInt
+
+    def __post_init__(self) -> None:
+        if self.attribute_replaced and not self.weights.get("mrtd"):
+            message = "attribute_replaced needs the captions that mrtd rewrites; give mrtd a weight above 0"
+            raise ImpossibleValueError(message, "attribute_replaced", "weights.mrtd")
 
     @property
     def shares(self) -> tuple[float, ...]:

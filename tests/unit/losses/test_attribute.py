@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from losses.attribute import attribute_loss
+from losses.attribute import attribute_loss, chunks_kept
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +22,20 @@ def test_mean_over_chunks_then_over_pairs():
     present = torch.tensor([[True, True], [True, False], [False, False]])
     expected = ((math.log(4 / 3) + math.log(2)) / 2 + math.log(4)) / 2
     torch.testing.assert_close(attribute_loss(logits, present, torch.tensor([1, 0, 1])), torch.tensor(expected))
+
+
+def test_each_chunk_may_have_its_own_label():
+    logits = torch.tensor([[SURE, SURE], [SURE, EQUAL]])
+    present = torch.tensor([[True, True], [True, False]])
+    labels = torch.tensor([[1, 0], [0, 1]])
+    expected = ((math.log(4 / 3) + math.log(4)) / 2 + math.log(4)) / 2
+    torch.testing.assert_close(attribute_loss(logits, present, labels), torch.tensor(expected))
+
+
+def test_a_chunk_is_kept_if_all_its_words_are():
+    chunk_ids = torch.tensor([[0, 1, 1, 0, 2, 2, 0], [0, 1, 1, 2, 2, 3, 3]])
+    replaced = torch.tensor([[0, 0, 1, 1, 0, 0, 1], [0, 0, 0, 1, 1, 0, 0]]).bool()
+    assert chunks_kept(replaced, chunk_ids, 3).tolist() == [[0, 1, 1], [1, 0, 1]]
 
 
 def test_absent_chunks_may_be_nan_and_get_no_gradient():

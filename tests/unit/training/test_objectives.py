@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dataset.run_loaders import train_loader_of
 from dataset.tokenizer import load_tokenizer
 from losses import OBJECTIVES
+from losses.objective import Step
 from models.build import build_model
 from tests.helpers.steps import build_learner
+from training.passes import run_passes
 from utils.distributed import start
 from utils.errors import UserError
 
@@ -69,3 +72,31 @@ def test_width_that_does_not_go_with_the_heads_of_the_named_vit(debug_config):
     config = debug_config("model.image_encoder={name: vit_base_patch16, type: null, embed_dim: 100, num_heads: null}")
     with pytest.raises(UserError, match=r"image_encoder\.embed_dim 100 is not divisible by num_heads 12"):
         build_model(config)
+
+
+def test_attribute_may_score_the_chunks_of_rewritten_captions(debug_config, batch):
+    """Beside the published loss, and as the loss of those captions whose chunks are labelled one by one."""
+    learner = build_learner(debug_config("losses.attribute_replaced=true"))
+    learner.model.eval()
+    lesson = learner.prepare(batch)
+    own = {each.key: each for each in learner.objectives.objectives}
+    passes = run_passes(learner.model, lesson, list(own.values()))
+    step = Step(learner.model, lesson, passes, lesson.momentum, learner.queue, alpha=0.4)
+    with_rewritten = own["attribute"].loss(step, None)
+    own["attribute"].settings = own["attribute"].settings._replace(attribute_replaced=False)
+    published = own["attribute"].loss(step, None)
+    chunk_ids, replaced = batch.text_1.attribute_ids, lesson.prepared["mrtd"].labels == 1
+    per_caption = []
+    for row in range(len(chunk_ids)):
+        costs = []
+        for chunk in range(1, int(chunk_ids[row].max()) + 1):
+            words = chunk_ids[row] == chunk
+            logits = learner.model.itm_head(passes.own_hidden["mrtd"][row, words].mean(dim=0))
+            costs.append(F.cross_entropy(logits, (~replaced[row, words].any()).long()))
+        per_caption += [torch.stack(costs).mean()] if costs else []
+    torch.testing.assert_close(with_rewritten - published, torch.stack(per_caption).mean())
+
+
+def test_rewritten_captions_need_the_loss_that_rewrites_them(debug_config):
+    with pytest.raises(UserError, match="attribute_replaced needs the captions that mrtd rewrites"):
+        debug_config("losses.attribute_replaced=true", "losses.weights.mrtd=0")
