@@ -130,5 +130,5 @@ end_with_step() {
 
 # draw_demo_people FOLDER: the data of the demo
 draw_demo_people() {
-  step "$PYTHON" -m dataset.synthpedes "$1" --format CUHK-PEDES --people-train 1300 --people-val 50 --people-test 100
+  step "$PYTHON" -m dataset.synthpedes "$1" --format CUHK-PEDES --people-train 650 --people-val 50 --people-test 300
 }

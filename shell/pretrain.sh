@@ -19,18 +19,14 @@ START=weights/synthpedes
 
 draw_demo_people data/synthpedes
 step "$PYTHON" -m dataset.synthpedes "$DATA" --seed 1 --apart-from data/synthpedes \
-  --people-train 6000 --people-val 100 --people-test 100
+  --people-train 24000 --people-val 100 --people-test 100 --images-per-person 2
 step "$PYTHON" -m dataset.prepare CUHK-PEDES "$DATA"
 step "$PYTHON" train.py --config configs/synthpedes_pretrain.yaml --output "$RUN" --resume auto "$@"
-before=$RUN
-for part in 2 3; do  # hard negatives, twice the same cosine
-  step "$PYTHON" train.py --config configs/synthpedes_pretrain_hard.yaml --init "$before/last.pth" --output "${RUN}_$part" --resume auto "$@"
-  before=${RUN}_$part
-done
-step "$PYTHON" -m models.start "$before/last.pth" "$START" --leave-out text_encoder.bert.embeddings.word_embeddings
-for run in "$RUN" "${RUN}_2" "${RUN}_3"; do
+step "$PYTHON" train.py --config configs/synthpedes_pretrain_hard.yaml --init "$RUN/last.pth" --output "${RUN}_hard" --resume auto "$@"
+step "$PYTHON" -m models.start "${RUN}_hard/last.pth" "$START" --leave-out text_encoder.bert.embeddings.word_embeddings
+for run in "$RUN" "${RUN}_hard"; do
   step "$PYTHON" -m figures steps "$run" --out "$START/$(basename "$run")"
 done
-cat "$RUN"/train.log "${RUN}_2/train.log" "${RUN}_3/train.log" | grep " step " > "$START/steps.log"
+cat "$RUN/train.log" "${RUN}_hard/train.log" | grep " step " > "$START/steps.log"
 echo
 echo "in $REPOSITORY/$START: model.safetensors, config.json, curves, steps.log (the model card there is written by hand)"
