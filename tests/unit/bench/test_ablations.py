@@ -34,6 +34,13 @@ def test_each_variant_differs_in_one_thing(debug_config, tmp_path):
     assert (text.fusion_layer, text.full_cross_attention) == (2, False)
 
 
+def test_where_rewritten_captions_teach_chunks_the_published_loss_is_compared_as_well():
+    configs = {each.name: load_config(each.config, each.settings) for each in variants_of(ablations.DEMO)}
+    published = {name for name, config in configs.items() if not config.losses.attribute_replaced}
+    assert published == {"published-attribute", "no-mrtd"}
+    assert configs["published-attribute"].losses.weights == configs["all-losses"].losses.weights
+
+
 def test_a_run_is_measured_on_other_people(run, tiny_benchmark, tmp_path):
     root = copy_of(tiny_benchmark, tmp_path / "others")
     outcome = ablations.measure(run, root)
