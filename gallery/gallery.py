@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dataset.captions import clean_caption
 from gallery.answers import Answer, CannotAnswer, Mode, WordHeat
 from gallery.description import describe
 from gallery.encoding.checkpoints import checked_checkpoint
@@ -114,7 +115,8 @@ class Gallery:
         ranked = marked_candidates(view, vector, count, marks, where=where, group=group)
         if mode == "exact":
             ranked = self._matched(view, encoded, ranked)
-        text = " ".join([encoded.text, *(each.text for each in reading.negated)])
+        max_words = self._encoder.config.dataset.max_words
+        text = " ".join([encoded.text, *(clean_caption(each.text, max_words) for each in reading.negated)])
         unknown = self._unknown_words(view, text, encoded)
         best = None
         if ranked and not any(marks):  # a similarity to what the sentence affirms, as in the calibration
@@ -246,8 +248,7 @@ class Gallery:
         view = self._live.now()
         if not where:
             return view, None
-        where.chosen_sources(view.store)
-        return view, where
+        return view, where.for_index(view.store)
 
     def _matched(self, view: View, sentence: Sentence, ranked: list[Ranked]) -> list[Ranked]:
         """Candidates ordered by the matching head, with the scores of their chunks.

@@ -52,8 +52,13 @@ def marked_candidates(
     view: View, vector: np.ndarray, count: int, marks: Marks, *, where: Filter | None, group: bool
 ) -> list[Ranked]:
     """`ranking.candidates` of the moved vector, without those that the user marked as wrong."""
-    found = candidates(view, moved(vector, view.store, marks), count + len(marks.disliked), where=where, group=group)
-    return _without_disliked(found, view.store, marks.disliked)
+    vector, wanted = moved(vector, view.store, marks), count + len(marks.disliked)
+    while True:
+        found = candidates(view, vector, wanted, where=where, group=group)
+        kept = _without_disliked(found, view.store, marks.disliked)
+        if len(kept) >= count or len(found) < wanted:  # enough, or all that there is
+            return kept
+        wanted *= 2  # with an image its whole track leaves, which may be long
 
 
 def _without_disliked(ranked: Sequence[Ranked], store: Store, disliked: Sequence[int]) -> list[Ranked]:

@@ -3,8 +3,9 @@
 A row without an origin passes no filter, and one without a time of day passes no filter of time.
 """
 
+import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
@@ -25,10 +26,12 @@ SOURCES_NAMED = 5  # in the error for a pattern that matches none
 class Filter:
     """Which rows take part. The default: all of them.
 
-    sources: shell patterns, of which one must match. A pattern without a slash stands for any one part of the source's
-        path, its name or one of its folders; one with a slash for the end of the path. Empty = any source.
+    sources: shell patterns, of which one must match. They see the path below the folder that all sources of the index
+        share. A pattern without a slash stands for any one part of it, the name or a folder; one with a slash for its
+        end; one that begins with a slash for the whole path from the root. Empty = any source.
     after, before: the camera's local time, without a time zone; `after` itself passes and `before` does not.
     min_height: of the box, in pixels of the full frame.
+    shared: that folder, filled in by `for_index`.
     Raises: CannotAnswer if no row could pass.
     """
 
@@ -36,6 +39,7 @@ class Filter:
     after: datetime | None = None
     before: datetime | None = None
     min_height: float | None = None
+    shared: str = ""
 
     def __post_init__(self) -> None:
         for time in (self.after, self.before):
@@ -81,23 +85,27 @@ class Filter:
         return self.after is not None or self.before is not None
 
     def passes_source(self, source: str) -> bool:
-        return not self.sources or any(_matches(source, pattern) for pattern in self.sources)
+        return not self.sources or any(_matches(source, pattern, self.shared) for pattern in self.sources)
 
-    def chosen_sources(self, store: Store) -> list[str]:
-        """The sources of an index that pass.
+    def for_index(self, store: Store) -> "Filter":
+        """The same filter for the sources of an index.
 
-        Raises: CannotAnswer if there is none, or if the index does not know where its images come from.
+        Raises: CannotAnswer if none of them passes, or if the index does not know where its images come from.
         """
         if not store.sources:
             raise CannotAnswer("this index does not know where its images come from: make the crops by search.py crop")
-        chosen = [info.source for info in store.sources if self.passes_source(info.source)]
-        if not chosen:
+        own = replace(self, shared=shared_folder(info.source for info in store.sources))
+        if not own.chosen_sources(store):
             names = list(dict.fromkeys(PurePosixPath(info.source).name for info in store.sources))
             more = f" and {len(names) - SOURCES_NAMED} more" if len(names) > SOURCES_NAMED else ""
             raise CannotAnswer(
                 f"no source matches {' or '.join(self.sources)}; there are {', '.join(names[:SOURCES_NAMED])}{more}"
             )
-        return chosen
+        return own
+
+    def chosen_sources(self, store: Store) -> list[str]:
+        """The sources of an index that pass."""
+        return [info.source for info in store.sources if self.passes_source(info.source)]
 
     def rows(self, segment: Segment) -> np.ndarray:
         """Whether each row passes (n,) bool, removed rows included."""
@@ -136,10 +144,25 @@ def parse_time(text: str, what: str) -> datetime:
         ) from None
 
 
-def _matches(source: str, pattern: str) -> bool:
+def shared_folder(sources: Iterable[str]) -> str:
+    """The folder that holds all of some sources, at any depth; empty without sources."""
+    folders = {str(PurePosixPath(source).parent) for source in sources}
+    return os.path.commonpath(folders) if folders else ""
+
+
+def below(source: str, folder: str) -> str:
+    """The part of a source's path below a folder; its name if it lies elsewhere. No folder: the whole path."""
+    path = PurePosixPath(source)
+    if not folder:
+        return source
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
+
+
+def _matches(source: str, pattern: str, shared: str) -> bool:
     if pattern == source:  # a name may hold the characters of patterns
         return True
-    parts, wanted = source.split("/"), pattern.split("/")
+    own = below(source, "" if pattern.startswith("/") else shared)
+    parts, wanted = own.split("/"), pattern.split("/")
     if len(wanted) == 1:
         return any(part == pattern or fnmatchcase(part, pattern) for part in parts)
     ends = len(wanted) <= len(parts) and (not pattern.startswith("/") or len(wanted) == len(parts))

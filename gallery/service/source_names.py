@@ -1,9 +1,8 @@
 """What clients are told of the sources' paths."""
 
-import os
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from gallery.search.filters import below, shared_folder
 from gallery.store.sources import SourceInfo
 
 if TYPE_CHECKING:
@@ -23,7 +22,5 @@ class SourceNames:
             return source
         sources = self._gallery.sources()  # the same list until the index changes
         if sources is not self._sources:
-            folders = [str(PurePosixPath(info.source).parent) for info in sources]
-            self._shared, self._sources = os.path.commonpath(folders) if folders else "", sources
-        path = PurePosixPath(source)
-        return str(path.relative_to(self._shared)) if path.is_relative_to(self._shared) else path.name
+            self._shared, self._sources = shared_folder(info.source for info in sources), sources
+        return below(source, self._shared)

@@ -134,6 +134,7 @@ def test_what_the_sentence_denies_pushes_images_down(indexed, test_paths):
     )
     away = {image: plain[image] - PROBE_WEIGHT * probe[image] for image in plain}
     assert [hit.image_id for hit in answer.hits] == sorted(away, key=away.__getitem__, reverse=True)
+    assert gallery.query("a man WITHOUT a red T-shirt", fast=True).unknown_words == ()
     exact = gallery.query("a man without a hat", top=100)
     assert {hit.image_id: hit.score for hit in exact.hits} == pytest.approx(
         {hit.image_id: hit.score for hit in gallery.query("a man", top=100).hits}, abs=1e-4

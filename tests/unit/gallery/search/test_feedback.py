@@ -52,6 +52,21 @@ def test_disliked_images_leave_with_their_track(view, group):
     assert set(names(view, marked_candidates(view, QUERY, 3, marks, where=None, group=group))) == {"a", "a2", "c"}
 
 
+def test_a_disliked_track_longer_than_the_answer_leaves_others(tmp_path):
+    """Ten crops of one track come first; without groups, each of them would take a place of the answer."""
+    vectors = np.repeat(AXES[:2], 10, axis=0)
+    with new_writer(tmp_path / "index") as writer:
+        segment = writer.write_segment(writer.store.manifest.next_serial)
+        files = [ImageFile(f"{row}", 1, 1, bytes(32)) for row in range(20)]
+        segment.append(files, vectors, None, [origin(track=7) if row < 10 else None for row in range(20)])
+        writer.commit([segment.close()])
+        opened = View(writer.store, open_engine(writer.store), None)
+        marks = marks_of(opened, [], [image_id("0")])
+        found = marked_candidates(opened, QUERY, 3, marks, where=None, group=False)
+    assert set(names(opened, found)) <= {f"{row}" for row in range(10, 20)}
+    assert len(found) >= 3
+
+
 def test_marks_must_be_images_and_not_both(view):
     with pytest.raises(UnknownImage):
         marks_of(view, ["0" * 16], [])

@@ -10,7 +10,7 @@ import pytest
 from gallery.answers import CannotAnswer
 from gallery.footage.origin import Origin
 from gallery.search.engines import open_engine
-from gallery.search.filters import Filter
+from gallery.search.filters import Filter, shared_folder
 from gallery.store.writer import StoreWriter
 from tests.helpers.gallery_store import WIDTH, add, expected, new_writer, origin
 
@@ -128,6 +128,23 @@ def test_patterns_of_sources(pattern, passes):
     assert Filter(sources=("nothing", pattern)).passes_source("/rec/cam1/0800.mp4") is passes
 
 
+@pytest.mark.parametrize(
+    ("pattern", "passes"),
+    [
+        ("cam*", False),  # the folder of all cameras
+        ("0800*", True),
+        ("hall", True),
+        ("hall/*.mp4", True),
+        ("cameras/hall/*.mp4", False),
+        ("/srv/cameras/*/0800.mp4", True),
+    ],
+)
+def test_relative_patterns_look_below_the_folder_that_all_sources_share(pattern, passes):
+    shared = shared_folder(["/srv/cameras/hall/0800.mp4", "/srv/cameras/door/0800.mp4", "/srv/cameras/day.jpg"])
+    assert shared == "/srv/cameras"
+    assert Filter(sources=(pattern,), shared=shared).passes_source("/srv/cameras/hall/0800.mp4") is passes
+
+
 def test_a_name_with_the_characters_of_patterns_matches_itself():
     assert Filter(sources=("[a] 1.mp4",)).passes_source("/rec/[a] 1.mp4")
     assert Filter(sources=("/rec/[a] 1.mp4",)).passes_source("/rec/[a] 1.mp4")
@@ -168,12 +185,13 @@ def test_what_is_refused(given, told):
 
 
 def test_a_source_that_is_not_there_is_told_with_those_that_are(writer: StoreWriter, tmp_path):
-    assert Filter(sources=("cam2",)).chosen_sources(writer.store) == [RARE]
+    own = Filter(sources=("cam2",)).for_index(writer.store)
+    assert (own.shared, own.chosen_sources(writer.store)) == ("/rec", [RARE])
     with pytest.raises(
         CannotAnswer, match=r"^no source matches cam7\*; there are 0800\.mp4, it's \"rare\"\.mp4, day\.jpg$"
     ):
-        Filter(sources=("cam7*",)).chosen_sources(writer.store)
+        Filter(sources=("cam7*",)).for_index(writer.store)
     with new_writer(tmp_path / "plain") as plain:
         add(plain, "a", 1)
         with pytest.raises(CannotAnswer, match="does not know where its images come from"):
-            Filter(min_height=1).chosen_sources(plain.store)
+            Filter(min_height=1).for_index(plain.store)
