@@ -3,8 +3,8 @@
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,9 @@ from utils.file_kinds import Start, what_came_instead
 
 HEIF = frozenset({".heic", ".heif"})
 CLOSE_S = 2.0  # lengths in metadata are that exact
+SAME_TIME_S = 1e-6  # times are rounded to the file's unit
+GUESSED_TIMES = frozenset({"avi", "mpeg"})  # containers that time not every frame: a jump changes the times guessed
+JUMPS_S = (0.0, 10.0)  # before the wanted time: in .ts files a jump may end between two key frames
 HEIF_DECODER = "pip install pillow-heif"
 
 
@@ -44,18 +47,23 @@ class Video:
 
     def __init__(self, path: Path) -> None:
         self._av = optional("av", "reading a video")
+        self._path = path
         self.broken, self.reached_s = 0, 0.0
+        self._open()
+        self.duration_s = _duration(self._container, self._stream)
+        self.clock = clock_of_name(path.name) or clock_of_video(self._container.metadata)
+
+    def _open(self) -> None:
+        """Decode from the beginning. Raises: Unreadable."""
         try:
-            self._container = self._av.open(str(path), metadata_errors="replace")
+            self._container = self._av.open(str(self._path), metadata_errors="replace")
         except (self._av.FFmpegError, OSError) as error:
-            raise Unreadable(_why(path, error)) from error
+            raise Unreadable(_why(self._path, error)) from error
         if not self._container.streams.video:
             self._container.close()
             raise Unreadable("it holds no video")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
-        self.duration_s = _duration(self._container, self._stream)
-        self.clock = clock_of_name(path.name) or clock_of_video(self._container.metadata)
 
     def __enter__(self) -> "Video":
         return self
@@ -90,24 +98,43 @@ class Video:
     def pixels_at(self, time_s: float) -> np.ndarray:
         """The first frame that is not before this time, found from the key frame before it; for one call per video.
 
-        An AVI file is decoded from its beginning: it has no times of presentation, and a jump changes those guessed.
-        Raises: Unreadable if there is none.
+        Where the file cannot be entered there, it is decoded from its beginning.
+        Raises: Unreadable if there is no such frame.
         """
-        start = None
-        for number, frame in enumerate(self._decoded()):
-            seconds = _seconds(frame, self._stream, number)
-            if start is None:
-                start = seconds
-                if frame.time is not None and self._container.format.name != "avi":
-                    self._seek(start + time_s)
-            if seconds - start >= time_s - 1e-6:
+        first = next(self._decoded(), None)
+        if first is not None:
+            wanted = _seconds(first, self._stream, 0) + time_s
+            jumps = () if self._container.format.name in GUESSED_TIMES else JUMPS_S
+            found = (self._after_jump(wanted, earlier_s) for earlier_s in jumps)
+            frame = next(filter(None, found), None) or self._from_beginning(wanted)
+            if frame is not None:
                 return self._pixels(frame)
         raise Unreadable(f"no frame can be decoded at {time_s:.1f} s")
 
-    def _seek(self, seconds: float) -> None:
-        """Go on decoding from the key frame before a time, if the file can be entered anywhere."""
-        with suppress(self._av.FFmpegError, OSError):
-            self._container.seek(math.floor(seconds / self._stream.time_base), stream=self._stream)
+    def _after_jump(self, seconds: float, earlier_s: float) -> Any | None:
+        """The first frame not before a time in the file, decoding from the key frame before `earlier_s` before it.
+
+        None if the first frame after the jump is later, or cannot be decoded by itself.
+        """
+        try:
+            self._container.seek(math.floor((seconds - earlier_s) / self._stream.time_base), stream=self._stream)
+        except (self._av.FFmpegError, OSError):
+            return None
+        frames = self._decoded()
+        first = next(frames, None)
+        if first is None or first.time is None or not first.key_frame or first.time > seconds + SAME_TIME_S:
+            return None
+        timed = (frame for frame in chain([first], frames) if frame.time is not None)
+        return next((frame for frame in timed if frame.time >= seconds - SAME_TIME_S), None)
+
+    def _from_beginning(self, seconds: float) -> Any | None:
+        """The first frame not before a time in the file, decoding all frames before it."""
+        self._container.close()
+        self._open()
+        for number, frame in enumerate(self._decoded()):
+            if _seconds(frame, self._stream, number) >= seconds - SAME_TIME_S:
+                return frame
+        return None
 
     def _decoded(self) -> Iterator[Any]:
         for packet in self._packets():

@@ -78,21 +78,43 @@ def test_without_pyav_it_says_what_to_install(client, monkeypatch):
     assert response.json()["detail"].endswith("pip install -r requirements-video.txt")
 
 
-@pytest.mark.parametrize("kind", ["mkv", "avi", "mov"])
-def test_a_frame_is_found_in_every_kind_of_video(tmp_path, kind):
-    """Those of H.264 with key frames 20 frames apart, as decoded from the beginning."""
-    path = tmp_path / f"a.{kind}"
+@pytest.mark.parametrize(
+    ("kind", "codec", "rate"),
+    [
+        ("mkv", "libx264", 10),
+        ("avi", "libx264", 10),
+        ("mov", "libx264", 10),
+        ("ts", "libx264", 10),
+        ("ts", "mpeg2video", 25),
+        ("mpg", "mpeg2video", 25),
+    ],
+)
+def test_a_frame_is_found_in_every_kind_of_video(tmp_path, kind, codec, rate):
+    """Those of a video with key frames 20 frames apart, as decoded from the beginning."""
+    film(tmp_path / f"a.{kind}", 90, codec, rate)
+    with Video(tmp_path / f"a.{kind}") as video:
+        frames = list(video.frames(7 / rate))
+    assert len(frames) >= 12
+    for frame in frames:
+        with Video(tmp_path / f"a.{kind}") as video:
+            np.testing.assert_array_equal(video.pixels_at(frame.time_s), frame.pixels)
+
+
+def test_a_late_frame_is_found_without_decoding_all_before_it(tmp_path, monkeypatch):
+    film(tmp_path / "a.ts", 400, "libx264", 10)
+    with Video(tmp_path / "a.ts") as video:
+        last = list(video.frames(1.0))[-1]
+    monkeypatch.setattr(Video, "_from_beginning", lambda *_: pytest.fail("decoded from the beginning"))
+    with Video(tmp_path / "a.ts") as video:
+        np.testing.assert_array_equal(video.pixels_at(last.time_s), last.pixels)
+
+
+def film(path, frames, codec, rate):
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10, options={"g": "20"})
+        stream = container.add_stream(codec, rate=rate, options={"g": "20"})
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for number in range(90):
-            pixels = np.full((48, 64, 3), 2 * number, np.uint8)
+        for number in range(frames):
+            pixels = np.full((48, 64, 3), 2 * number % 251, np.uint8)
             pixels[:, : number % 60 + 2] = 255
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
-    with Video(path) as video:
-        frames = list(video.frames(0.7))
-    assert len(frames) >= 12
-    for frame in frames:
-        with Video(path) as video:
-            np.testing.assert_array_equal(video.pixels_at(frame.time_s), frame.pixels)
