@@ -51,7 +51,7 @@ def run_index(args: argparse.Namespace) -> None:
     if args.source:
         if process.world_size > 1:
             raise UserError("one process crops: run `search.py crop` first, then `index --images CROPS` under torchrun")
-        args.images = args.crops or args.index.with_name(f"{args.index.name}-crops")
+        args.images = args.crops or _beside(args.index)
         _print_crops(args, args.images)
     request = IndexingRequest(
         images=args.images,
@@ -256,6 +256,13 @@ def _print_crops(args: argparse.Namespace, out: Path) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for line in told(crop_as_told(args, out), out):
         console.print(line, markup=False)
+
+
+def _beside(index: Path) -> Path:
+    """The folder for the crops of an index. Raises: UserError if the index has no name, such as "."."""
+    if index.name in ("", ".."):
+        raise UserError(f"--index {index} has no name that its crops could have as well: give --crops too")
+    return index.with_name(f"{index.name}-crops")
 
 
 def _described(order: OrderCalibration | None) -> str:

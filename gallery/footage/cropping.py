@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,20 +17,13 @@ from gallery.footage.ledger import Entry, Ledger, image_path
 from gallery.footage.origin import Origin
 from gallery.footage.regions import regions_of, stands_in
 from gallery.footage.request import CropRequest
-from gallery.footage.sources import Source, find_sources
+from gallery.footage.sources import BadSource, Source, find_sources
 from gallery.footage.table import Crop
 from gallery.footage.tracking import LONGEST_STEP_S, tracks
 from utils.extras import optional
 from utils.log import progress
 
 JPEG_QUALITY = 92
-
-
-class BadSource(NamedTuple):
-    """A file that was not, or not wholly, decoded."""
-
-    path: Path
-    reason: str
 
 
 class CropReport(NamedTuple):
@@ -71,7 +63,7 @@ def crop(request: CropRequest, detector: Detector | None = None) -> CropReport:
         pictures=done.pictures,
         videos=done.videos,
         unchanged=len(entries) - len(todo),
-        bad=done.bad,
+        bad=[*found.bad, *done.bad],
         other_kinds=found.other_kinds,
         seconds=time.perf_counter() - begin,
     )

@@ -177,7 +177,7 @@ def read_picture(path: Path) -> tuple[Frame, datetime | None]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             clock = clock_of_picture(image) or clock_of_name(path.name)
             pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Exception as error:  # damaged files make the decoders raise many types
         raise Unreadable(_why(path, error)) from error
     return Frame(0, None, pixels), clock
 
@@ -200,4 +200,5 @@ def _why(path: Path, error: Exception) -> str:
         return unread.strerror or str(unread)
     if instead or isinstance(error, UnidentifiedImageError):
         return instead or "it is not a picture of a kind that can be read"
-    return f"{getattr(error, 'strerror', None) or error} (damaged, or still being written?)"
+    told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"{told} (damaged, or still being written?)"

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,9 +31,17 @@ class Source(NamedTuple):
         return self.path.as_posix()
 
 
+class BadSource(NamedTuple):
+    """A file or a folder that was not, or not wholly, read."""
+
+    path: Path  # for the user: what of it is not UTF-8 is escaped
+    reason: str
+
+
 class FoundSources(NamedTuple):
     sources: list[Source]  # sorted by path
     other_kinds: Counter[str]  # by suffix: files in folders that are neither pictures nor videos
+    bad: list[BadSource]
 
 
 def find_sources(patterns: Sequence[str], *, outside: Path) -> FoundSources:
@@ -44,25 +53,51 @@ def find_sources(patterns: Sequence[str], *, outside: Path) -> FoundSources:
     outside = outside.resolve()
     found: set[Path] = set()
     other: Counter[str] = Counter()
+    errors: list[OSError] = []
     for pattern in patterns:
         for path in _matches(pattern):
             if path.is_dir():
-                files = {Path(folder, file).resolve() for folder, _, names in os.walk(path) for file in names}
+                walked = os.walk(path, onerror=errors.append)
+                files = {_real(Path(folder, file)) for folder, _, names in walked for file in names}
                 found |= {file for file in files if _is_known(file)}
-                other += Counter(file.suffix.lower() or file.name for file in files if not _is_known(file))
+                other += Counter(shown(file.suffix.lower() or file.name) for file in files if not _is_known(file))
             elif _is_known(path):
-                found.add(path.resolve())
+                found.add(_real(path))
             else:
                 raise UserError(f"{path} is neither a picture ({_kinds(PICTURES)}) nor a video ({_kinds(VIDEOS)})")
-    paths = sorted(path for path in found if outside not in path.parents)
-    if not paths:
+    looked_at = [_looked_at(path) for path in sorted(found) if outside not in path.parents]
+    bad = [BadSource(Path(shown(str(error.filename))), error.strerror or str(error)) for error in errors]
+    bad += [each for each in looked_at if isinstance(each, BadSource)]
+    if not looked_at and not bad:
         raise UserError(f"no picture and no video in {', '.join(patterns)}")
-    return FoundSources([source_at(path) for path in paths], other)
+    return FoundSources([each for each in looked_at if isinstance(each, Source)], other, bad)
 
 
 def source_at(path: Path) -> Source:
     status = path.stat()
     return Source(path, status.st_size, status.st_mtime_ns)
+
+
+def shown(text: str) -> str:
+    """Text of the file system as it can be printed and stored: what is not UTF-8 is escaped."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _looked_at(path: Path) -> Source | BadSource:
+    name = shown(str(path))
+    if name != str(path):
+        return BadSource(Path(name), "its name is not valid UTF-8; rename it")
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block
+            return BadSource(path, "it is not a file")
+        return source_at(path)
+    except OSError as error:
+        return BadSource(path, error.strerror or str(error))
+
+
+def _real(path: Path) -> Path:
+    """Where a file really lies; of a link to nowhere, or in a circle, the link or what it names."""
+    return Path(os.path.realpath(path))
 
 
 def _matches(pattern: str) -> list[Path]:

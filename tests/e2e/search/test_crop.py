@@ -79,6 +79,12 @@ def test_mistakes_are_told_in_one_line(tmp_path, capsys, arguments, message):
     assert not (tmp_path / "crops" / FILE).exists()
 
 
+@pytest.mark.parametrize("index", [".", "..", "/"])
+def test_an_index_without_a_name_needs_a_folder_for_its_crops(capsys, index):
+    told = refused(search_command, ["index", "--source", ".", "--checkpoint", "x", "--index", index], capsys)
+    assert f"--index {index} has no name that its crops could have as well: give --crops too" in told
+
+
 @pytest.mark.parametrize("package", ["av", "pyarrow", "trackers", "cv2"])
 def test_a_missing_package_is_told_with_what_installs_it(recordings, tmp_path, capsys, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)

@@ -172,8 +172,9 @@ def test_bad_files_are_told_and_do_not_stop_the_others(videos, request_of, tmp_p
     (folder / "b.mp4").write_bytes((videos / "cam0.mp4").read_bytes())
     (folder / "c.jpg").write_bytes(b"no picture")
     Image.fromarray(draw_frame(FOOTAGE[0], 5)[0]).save(folder / "d.png")
+    (folder / "e.mp4").symlink_to(folder / "nowhere.mp4")
     report = crop(request_of(folder), TRUTH)
-    assert [bad.path.name for bad in report.bad] == ["c.jpg", "a.mp4"]
+    assert [bad.path.name for bad in report.bad] == ["nowhere.mp4", "c.jpg", "a.mp4"]
     assert (report.videos, report.pictures) == (1, 1)
     assert crop(request_of(folder), TRUTH).bad == report.bad  # told again
 

@@ -194,3 +194,21 @@ def test_a_picture_that_is_cut_off(tmp_path):
     (tmp_path / "a.jpg").write_bytes(data[: len(data) // 2])
     with pytest.raises(Unreadable, match="truncated"):
         read_picture(tmp_path / "a.jpg")
+
+
+def test_a_picture_whose_decoder_fails_in_its_own_way(tmp_path, monkeypatch):
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "a.avif")
+    data = bytearray((tmp_path / "a.avif").read_bytes())
+    start = data.index(b"mdat") + 4
+    data[start : start + 60] = b"\xff" * 60
+    (tmp_path / "a.avif").write_bytes(data)
+    with pytest.raises(Unreadable, match="decode"):  # a RuntimeError
+        read_picture(tmp_path / "a.avif")
+
+    def ends(*_, **__):
+        raise EOFError
+
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "open", ends)
+    with pytest.raises(Unreadable, match=r"EOFError \(damaged"):
+        read_picture(tmp_path / "a.png")
