@@ -3,7 +3,8 @@
 pyarrow is loaded when a table is read or written: a folder without a table needs none.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Container, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -42,21 +43,36 @@ class Crop(NamedTuple):
     origin: Origin
 
 
-def read_table(folder: Path) -> dict[str, Origin]:
+def read_table(folder: Path, wanted: Container[str] | None = None) -> dict[str, Origin]:
     """Where the crops of a folder come from, by their paths relative to it. Empty if the folder has no table.
 
+    wanted: paths of the crops that matter; None = all.
     Raises: UserError if the table cannot be read.
     """
-    path = folder / FILE
-    return {crop.image: crop.origin for crop in read_rows(path)} if path.exists() else {}
+    return {crop.image: crop.origin for crop in read_rows(folder / FILE) if wanted is None or crop.image in wanted}
 
 
-def read_rows(path: Path) -> list[Crop]:
-    """The rows of one file. Raises: UserError if it is not such a table."""
-    _, parquet = _pyarrow()
+def read_rows(path: Path) -> Iterator[Crop]:
+    """The rows of one file, with ROWS_AT_A_TIME rows in memory; none if there is no such file.
+
+    A score or a time that is not a number is None. Raises: UserError if the file is not such a table.
+    """
+    if not path.exists():
+        return
+    pyarrow, parquet = _pyarrow()
     try:
-        rows = parquet.read_table(path, columns=list(SCHEMA)).to_pylist()
-        return [_crop(row) for row in rows]
+        with parquet.ParquetFile(path) as file:
+            known: dict[Any, Any] = {}
+            if getattr(file.schema_arrow.field("clock").type, "tz", None):
+                raise UserError(
+                    f"{path}: the column clock has a time zone; write it without one, in the camera's local time"
+                )
+            for batch in file.iter_batches(ROWS_AT_A_TIME, columns=list(SCHEMA)):
+                rows = pyarrow.Table.from_batches([batch]).select(list(SCHEMA)).cast(_schema(pyarrow), safe=False)
+                for values in zip(*rows.to_pydict().values(), strict=True):
+                    yield _crop(dict(zip(SCHEMA, values, strict=True)), known)
+    except UserError:  # a ValueError too
+        raise
     except (OSError, ValueError, TypeError, KeyError) as error:  # pyarrow's errors are ValueErrors and OSErrors
         raise UserError(f"{path} is not a table of crops ({error}); `search.py crop` writes one") from error
 
@@ -107,15 +123,22 @@ def _row(crop: Crop) -> dict[str, Any]:
     }
 
 
-def _crop(row: dict[str, Any]) -> Crop:
+def _crop(row: dict[str, Any], known: dict[Any, Any]) -> Crop:
+    """known: values that many rows share; each of them is kept once."""
+    size = (row["frame_width"], row["frame_height"])
     origin = Origin(
-        source=row["source"],
+        source=known.setdefault(row["source"], row["source"]),
         frame=row["frame"],
-        time_s=row["time_s"],
+        time_s=_number(row["time_s"]),
         clock=row["clock"],
         box=(row["x0"], row["y0"], row["x1"], row["y1"]),
-        frame_size=(row["frame_width"], row["frame_height"]),
-        score=row["score"],
+        frame_size=known.setdefault(size, size),
+        score=_number(row["score"]),
         track=row["track"],
     )
     return Crop(row["image"], origin)
+
+
+def _number(value: float | None) -> float | None:
+    """NaN is None: it equals nothing, not even itself, so a row with it would always count as changed."""
+    return None if value is None or math.isnan(value) else value

@@ -75,7 +75,7 @@ def add_images(index: Path, paths: Sequence[str], process: Process, checkpoint: 
             stamp = stamp_of(checked_checkpoint(manifest, checkpoint), manifest.checkpoint)
             found = _below(Path(manifest.root), paths)
             names = frozenset(image.path for image in found.images)
-            origins = read_table(Path(manifest.root))
+            origins = read_table(Path(manifest.root), wanted=names)
             changes = compare(writer.store, found, Path(manifest.root), origins=origins, within=names)
             task = _Task(found.unreadable, found.other_kinds, changes, origins)
             writer.commit(excluded=[path for path in manifest.excluded if path not in names], checkpoint=stamp)
@@ -88,7 +88,7 @@ class _Task(NamedTuple):
     unreadable: list[Unreadable]
     other_kinds: Counter[str]
     changes: Changes
-    origins: dict[str, Origin]  # of all images that the folder's table names, by path
+    origins: dict[str, Origin]  # by path, where the folder's table names the image
 
 
 def _update(index: Path, process: Process, writer: StoreWriter | None, task: _Task | None) -> IndexingReport:

@@ -1,15 +1,23 @@
 """The table of a folder of crops."""
 
+import math
 import sys
-from datetime import datetime
+from datetime import datetime, timezone
 
+import numpy as np
 import pytest
 
 from gallery.footage.origin import Origin
 from gallery.footage.table import FILE, SCHEMA, Crop, read_rows, read_table, write_rows
+from gallery.store.origins import ORIGIN, RECORDS_FILE, SOURCES_FILE, Origins, OriginsWriter
 from utils.errors import UserError
 
 PICTURE = Origin("/data/a.jpg", 0, None, None, (1.0, 2.0, 30.5, 80.0), (640, 360), None, None)
+OWN = {  # as Python's and pandas' numbers come: 64 bits, NaN, microseconds
+    **{"image": "a.jpg", "source": "/data/a.jpg", "frame": 0, "time_s": math.nan, "score": math.nan, "track": None},
+    **{"clock": datetime(2026, 11, 20, 8, 0, 0, 480_123), "frame_width": 640, "frame_height": 360},
+    **{"x0": 0.1, "y0": 0.2, "x1": 9.3, "y1": 20.7},
+}
 MOMENT = Origin("/data/b.mp4", 12, 0.48, datetime(2026, 11, 20, 8, 0, 0, 480_000), (0, 0, 9, 20), (64, 36), 0.75, 3)
 
 
@@ -62,9 +70,40 @@ def test_other_files_of_that_name_are_an_error_in_one_line(tmp_path):
     (tmp_path / FILE).write_bytes(b"no table")
     with pytest.raises(UserError, match="not a table of crops"):
         read_table(tmp_path)
-    parquet.write_table(Table.from_pylist([{"image": "a.jpg"}]), tmp_path / FILE)
-    with pytest.raises(UserError, match="not a table of crops"):
+    for rows in ([{"image": "a.jpg"}], [{**OWN, "frame": None}], [{**OWN, "clock": "noon"}]):
+        parquet.write_table(Table.from_pylist(rows), tmp_path / FILE)
+        with pytest.raises(UserError, match="not a table of crops"):
+            read_table(tmp_path)
+
+
+def test_a_table_of_the_users_own_is_read_as_the_index_keeps_it(tmp_path):
+    """Otherwise each run of `index` would find its rows changed: an index keeps 32 bits and milliseconds."""
+    from pyarrow import Table, parquet
+
+    parquet.write_table(Table.from_pylist([OWN]), tmp_path / FILE)
+    origin = read_table(tmp_path)["a.jpg"]
+    assert (origin.score, origin.time_s, origin.track) == (None, None, None)
+    assert origin.clock == datetime(2026, 11, 20, 8, 0, 0, 480_000)
+    collected = OriginsWriter()
+    collected.append([origin])
+    files = collected.files()
+    (tmp_path / SOURCES_FILE).write_bytes(files[SOURCES_FILE])
+    assert Origins(tmp_path, np.frombuffer(files[RECORDS_FILE], ORIGIN)).origin(0) == origin
+
+
+def test_a_clock_with_a_time_zone_is_refused(tmp_path):
+    from pyarrow import Table, parquet
+
+    parquet.write_table(
+        Table.from_pylist([{**OWN, "clock": OWN["clock"].replace(tzinfo=timezone.utc)}]), tmp_path / FILE
+    )
+    with pytest.raises(UserError, match=r"crops\.parquet: the column clock has a time zone; write it without one"):
         read_table(tmp_path)
+
+
+def test_only_what_is_wanted_is_kept(tmp_path):
+    write_rows(tmp_path / FILE, [Crop(f"{number}.jpg", MOMENT) for number in range(5)])
+    assert list(read_table(tmp_path, wanted={"3.jpg", "other.jpg"})) == ["3.jpg"]
 
 
 def test_without_pyarrow_it_says_what_to_install(tmp_path, monkeypatch):
