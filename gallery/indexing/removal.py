@@ -4,7 +4,8 @@
 (`to_delete` in the manifest); then they are deleted. After a kill in between, the next change of the index goes on.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -65,16 +66,15 @@ def forget_before(index: Path, before: datetime, *, crops: bool) -> Forgotten:
     with StoreWriter(index) as writer:
         store, root = writer.store, Path(writer.store.manifest.root)
         gone = {key: store.image(key).path for key in _older(store, where)}
+        files: list[str] = []
         if crops:
             if not root.is_dir():
                 raise UserError(f"{root} is not there, so that no file in it can be deleted; nothing was forgotten")
-            clocks = {path: own.clock for path, own in table.read_table(root).items()}
-            older = (relative(root, path) for path, clock in clocks.items() if clock is not None and clock < before)
-            files = sorted({*gone.values(), *older})
-            writer.erase(gone, to_delete=files)
-            _delete_files(writer)
+            with _ledger_of(root) as ledger:  # locked before anything is changed: a run may be cropping into the folder
+                files = sorted({*gone.values(), *_older_crops(root, before)})
+                writer.erase(gone, to_delete=files)
+                _delete_files(writer, ledger)
         else:
-            files = []
             writer.erase(gone, excluded=_also_excluded(store, gone.values()))
         finish(writer)
         known = Filter(after=datetime.min).count(writer.store)
@@ -84,8 +84,8 @@ def forget_before(index: Path, before: datetime, *, crops: bool) -> Forgotten:
 def finish_deleting(index: Path) -> None:
     """Delete the files that a killed `forget_before` noted, if there are any."""
     if (index / FILE).exists() and read_manifest(index).to_delete:
-        with StoreWriter(index) as writer:
-            _delete_files(writer)
+        with StoreWriter(index) as writer, _ledger_of(Path(writer.store.manifest.root)) as ledger:
+            _delete_files(writer, ledger)
 
 
 def finish(writer: StoreWriter) -> None:
@@ -105,20 +105,32 @@ def _older(store: Store, where: Filter) -> list[int]:
     return keys
 
 
-def _delete_files(writer: StoreWriter) -> None:
+def _older_crops(root: Path, before: datetime) -> Iterator[str]:
+    """Paths in the folder's table, of crops from before a time. Raises: UserError for one that leads out of it."""
+    for path, origin in table.read_rows(root / table.FILE):
+        if origin.clock is not None and origin.clock < before:
+            yield relative(root, path)
+
+
+def _ledger_of(root: Path) -> AbstractContextManager[Ledger | None]:
+    """The ledger of a folder of crops, None if it has none. Raises: UserError if a run crops into the folder."""
+    return Ledger(root) if (root / LEDGER).exists() else nullcontext()
+
+
+def _delete_files(writer: StoreWriter, ledger: Ledger | None) -> None:
     """Delete the files that the manifest notes, and their rows in the folder's table. Repeating it changes nothing."""
     manifest = writer.store.manifest
     root, paths = Path(manifest.root), manifest.to_delete
-    if (root / LEDGER).exists():
-        with Ledger(root) as ledger:
-            ledger.delete(paths)
-            ledger.write_table()
+    if ledger is not None:
+        ledger.delete(paths)
+        ledger.write_table()
     else:
         for path in paths:
             (root / path).unlink(missing_ok=True)
-        kept = {path: own for path, own in table.read_table(root).items() if path not in set(paths)}
         if (root / table.FILE).exists():
-            table.write_rows(root / table.FILE, [table.Crop(path, own) for path, own in kept.items()])
+            gone = set(paths)
+            kept = (crop for crop in table.read_rows(root / table.FILE) if crop.image not in gone)
+            table.write_rows(root / table.FILE, kept)
     writer.commit(to_delete=[])
 
 

@@ -120,6 +120,22 @@ def test_the_cropper_does_not_bring_them_back(index, crops, tmp_path):
         assert ledger.write_table() == 4
 
 
+def test_nothing_is_forgotten_while_a_run_crops_into_the_folder(index, tmp_path):
+    own = tmp_path / "own"
+    with Ledger(own):
+        (own / "old.jpg").write_text("x")
+        write_rows(own / TABLE, [Crop("old.jpg", origin(clock=BEFORE - timedelta(days=1)))])
+        with StoreWriter(index) as writer:
+            writer.commit(root=str(own))
+        before = (index / "manifest.json").read_bytes()
+        with pytest.raises(UserError, match="another process crops into"):
+            forget_before(index, BEFORE, crops=True)
+        assert (index / "manifest.json").read_bytes() == before
+        assert rows_of(index) == list(TIMES)
+        assert files_of(own) == list(read_table(own)) == ["old.jpg"]
+    assert forget_before(index, BEFORE, crops=True).images == 2
+
+
 @pytest.mark.parametrize("change", [lambda index: remove_images(index, []), finish_deleting])
 def test_a_deletion_that_was_broken_off_goes_on_with_the_next_change(index, crops, monkeypatch, change):
     def killed(*_):
