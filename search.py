@@ -66,6 +66,9 @@ def run_index(args: argparse.Namespace) -> None:
     report = build_index(request, process)
     if process.is_main:
         print_report(report, args.index)
+        if report.left_out:
+            line = f"left out, as removed or forgotten before: {report.left_out} images; `search.py add` takes them in"
+            Console(highlight=False, soft_wrap=True).print(line)
     shutdown()
 
 

@@ -7,6 +7,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from hashlib import sha256
 from itertools import groupby
@@ -25,6 +26,7 @@ from utils.errors import UserError
 
 FILE = "crops.sqlite"
 COMMIT_EVERY_S = 2.0
+STATE_DIGITS = 8  # of the hash that stands for the content of a source
 TABLES = """
 PRAGMA secure_delete = ON;
 CREATE TABLE IF NOT EXISTS source (
@@ -92,8 +94,7 @@ class Ledger:
 
     def begin(self, source: Source, settings: str) -> Entry:
         """Note a source, and delete what there is of an earlier state of it, noted or not."""
-        for path in _files(self.folder, source):
-            path.unlink()
+        _delete_crops(self.folder, source)
         for (number,) in self._rows.execute("SELECT id FROM source WHERE name = ?", (source.name,)).fetchall():
             self._rows.execute("DELETE FROM crop WHERE source = ?", (number,))
             self._rows.execute("DELETE FROM source WHERE id = ?", (number,))
@@ -145,17 +146,28 @@ class Ledger:
 
 
 def image_path(source: Source, frame: int, number: int) -> str:
-    """Where a crop lies in the folder: a folder for each video and for each folder of pictures."""
+    """Where a crop lies in the folder: a folder for each video and for each folder of pictures.
+
+    No crop has the path of one of an earlier content: an index that is to leave that out would leave out both.
+    """
+    state = sha256(f"{source.size} {source.mtime_ns}".encode()).hexdigest()[:STATE_DIGITS]
     if source.is_video:
-        return f"{_unique(source.path)}/{frame:07d}-{number}.jpg"
-    return f"{_unique(source.path.parent)}/{_unique(source.path)}-{number}.jpg"
+        return f"{_unique(source.path)}-{state}/{frame:07d}-{number}.jpg"
+    return f"{_unique(source.path.parent)}/{_unique(source.path)}-{state}-{number}.jpg"
 
 
-def _files(folder: Path, source: Source) -> Iterator[Path]:
-    """The crops of a source that lie in the folder."""
-    if source.is_video:
-        return (folder / _unique(source.path)).glob("*.jpg")
-    return (folder / _unique(source.path.parent)).glob(f"{_unique(source.path)}-*.jpg")
+def _delete_crops(folder: Path, source: Source) -> None:
+    """Delete the crops of all contents of a source that lie in the folder, and the folders of a video."""
+    name = _unique(source.path)
+    if not source.is_video:
+        for path in (folder / _unique(source.path.parent)).glob(f"{name}-*.jpg"):
+            path.unlink()
+        return
+    for own in (folder / name, *folder.glob(f"{name}-{'?' * STATE_DIGITS}")):  # the first is of earlier versions
+        for path in own.glob("*.jpg"):
+            path.unlink()
+        with suppress(OSError):  # there is none, or it holds something else
+            own.rmdir()
 
 
 def _unique(path: Path) -> str:

@@ -27,6 +27,7 @@ class IndexingReport(NamedTuple):
     removed: int
     unchanged: int
     kept: int  # could not be checked, so they stay in the index
+    left_out: int  # were removed or forgotten, and are still in the folder
     total: int  # in the index now
     unreadable: list[Unreadable]
     other_kinds: Counter[str]  # by suffix: pictures of kinds that are not read
@@ -51,9 +52,10 @@ def build_index(request: IndexingRequest, process: Process) -> IndexingReport:
             wanted = found._replace(images=[image for image in found.images if image.path not in excluded])
             origins = read_table(request.images)
             changes = compare(writer.store, wanted, request.images, origins=origins)
-            task = _Task(found.unreadable, found.other_kinds, changes, origins)
+            left_out = len(found.images) - len(wanted.images)
+            task = _Task(found.unreadable, found.other_kinds, changes, origins, left_out)
             if not request.prune:
-                check_loss(request, writer.store, found, task.changes)
+                check_loss(request, writer.store, found, task.changes, origins)
             commit_request(request, writer, stamp)
         return _update(request.index, process, writer, task)
 
@@ -89,6 +91,7 @@ class _Task(NamedTuple):
     other_kinds: Counter[str]
     changes: Changes
     origins: dict[str, Origin]  # by path, where the folder's table names the image
+    left_out: int = 0
 
 
 def _update(index: Path, process: Process, writer: StoreWriter | None, task: _Task | None) -> IndexingReport:
@@ -112,6 +115,7 @@ def _update(index: Path, process: Process, writer: StoreWriter | None, task: _Ta
             removed=len(changes.gone),
             unchanged=changes.unchanged,
             kept=changes.kept,
+            left_out=task.left_out,
             total=len(writer.store),
             unreadable=[*task.unreadable, *unreadable],
             other_kinds=task.other_kinds,

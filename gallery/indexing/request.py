@@ -1,12 +1,13 @@
 """What is to be indexed, whether it fits the index that is there, and what the index notes of it."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gallery.encoding.checkpoints import config_of
+from gallery.footage.origin import Origin
 from gallery.indexing.footprint import Tokens, chosen_token_shape
 from gallery.indexing.scan import Changes, Found, not_read
 from gallery.search.calibration import calibration_beside
@@ -67,12 +68,20 @@ def open_writer(request: IndexingRequest, found: Found, old: Manifest | None, st
     return StoreWriter(request.index)
 
 
-def check_loss(request: IndexingRequest, store: Store, found: Found, changes: Changes) -> None:
-    """Raises: UserError if so many images are gone that the folder is more likely out of reach."""
+def check_loss(
+    request: IndexingRequest, store: Store, found: Found, changes: Changes, origins: Mapping[str, Origin]
+) -> None:
+    """Raises: UserError if so many images are gone that the folder is more likely out of reach.
+
+    origins: of the images in the folder, by path. A recording that was cropped anew has other crops now: the old ones
+        are not missed.
+    """
+    here = {origins[image.path].source for image in found.images if image.path in origins}
+    lost = sum(1 for key in changes.gone if (own := store.origin(key)) is None or own.source not in here)
     if len(store) and not found.images:
         what = f"no image was found below {request.images}, and {request.index} has {len(store)}"
-    elif len(changes.gone) > MAX_SHARE_GONE * len(store):
-        what = f"{len(changes.gone)} of the {len(store)} images of {request.index} are not found any more"
+    elif lost > MAX_SHARE_GONE * len(store):
+        what = f"{lost} of the {len(store)} images of {request.index} are not found any more"
     else:
         return
     raise UserError(f"{what}: is the disk there? Nothing was changed; --prune takes them out")

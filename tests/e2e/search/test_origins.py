@@ -20,6 +20,7 @@ from gallery.store.store import Store
 from tests.helpers.gallery_store import origin
 from tests.helpers.runs import refused
 from tests.helpers.search_runs import CPU, answers, search_command
+from utils.errors import UserError
 
 pytest.importorskip("pyarrow", reason="requirements-video.txt not installed")
 
@@ -209,3 +210,29 @@ def test_what_is_older_than_a_date_is_forgotten(crops_folder, checkpoint, tmp_pa
     assert left == set(read_table(folder)) == set(NAMES[2:])
     assert build_index(request, CPU).unchanged == 6
     assert "'last week' is no time" in refused(search_command, [*forget, "last week"], capsys)
+
+
+def test_recordings_that_were_cropped_anew_are_not_missed(crops_folder, checkpoint, tmp_path, capsys):
+    folder, index = Path(shutil.copytree(crops_folder, tmp_path / "crops")), tmp_path / "index"
+    request = IndexingRequest(images=folder, checkpoint=checkpoint, index=index)
+    build_index(request, CPU)
+    remove_images(index, [NAMES[0]])
+    command = ["index", "--images", str(folder), "--checkpoint", str(checkpoint), "--index", str(index)]
+    assert search_command(command) == 0
+    assert "left out, as removed or forgotten before: 1 images; `search.py add` takes" in capsys.readouterr().out
+
+    table = table_of()
+    for name in NAMES:
+        (folder / name).rename(folder / f"{name}-new.jpg")
+    write_table(folder, {f"{name}-new.jpg": table[name] for name in NAMES})
+    report = build_index(request, CPU)
+    assert (report.encoded, report.removed, report.left_out, report.total) == (8, 7, 0, 8)
+
+    shutil.rmtree(folder / "cam1")
+    (folder / f"{NAMES[4]}-new.jpg").unlink()
+    (folder / f"{NAMES[5]}-new.jpg").rename(folder / "plain.jpg")
+    assert build_index(request, CPU).removed == 6  # four are missed, no more than half
+
+    shutil.rmtree(folder / "cam2")
+    with pytest.raises(UserError, match="2 of the 3 images"):
+        build_index(request, CPU)

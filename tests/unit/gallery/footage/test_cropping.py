@@ -13,7 +13,7 @@ from gallery.footage import cropping
 from gallery.footage.cropping import crop, cut
 from gallery.footage.detectors import People
 from gallery.footage.ledger import FILE as LEDGER
-from gallery.footage.ledger import Ledger
+from gallery.footage.ledger import STATE_DIGITS, Ledger, image_path
 from gallery.footage.regions import parse_region
 from gallery.footage.request import CropRequest
 from gallery.footage.table import read_table
@@ -103,8 +103,11 @@ def test_a_source_that_has_changed_is_cropped_anew(videos, request_of, tmp_path)
     path.write_bytes((videos / "cam0.mp4").read_bytes())
     request = request_of(path)
     crop(request, TRUTH)
+    before = files(request.out)
     path.write_bytes((videos / "cam1.mp4").read_bytes())
     again = crop(request, TRUTH)
+    assert not before & files(request.out)  # an index may have been told to leave those out
+    assert len([each for each in request.out.iterdir() if each.is_dir()]) == 1
     alone = crop(replace(request, out=tmp_path / "alone"), TRUTH)
     assert (again.videos, again.crops) == (1, alone.crops)
     assert files(request.out) == files(tmp_path / "alone") == set(read_table(request.out))
@@ -132,6 +135,25 @@ def test_nothing_is_left_of_a_run_that_was_killed_and_had_other_settings(videos,
         (request.out / image).with_name(image.rpartition("/")[2].replace("-0.jpg", "-7.jpg")).write_bytes(b"left")
     crop(replace(request, padding=0.1), TRUTH)
     assert files(request.out) == set(read_table(request.out))
+
+
+def test_crops_under_the_names_of_an_earlier_version_are_kept_and_replaced(videos, request_of, tmp_path, monkeypatch):
+    path = tmp_path / "cam.mp4"
+    path.write_bytes((videos / "cam0.mp4").read_bytes())
+    with monkeypatch.context() as patched:
+        patched.setattr("gallery.footage.cropping.image_path", earlier_path)
+        crop(request_of(path), TRUTH)
+    before = files(tmp_path / "crops")
+    assert crop(request_of(path), TRUTH).unchanged == 1
+    assert files(tmp_path / "crops") == before == set(read_table(tmp_path / "crops"))
+    crop(request_of(path, padding=0.1), TRUTH)
+    assert files(tmp_path / "crops") == set(read_table(tmp_path / "crops"))
+    assert not before & files(tmp_path / "crops")
+
+
+def earlier_path(source, frame, number):
+    folder, _, file = image_path(source, frame, number).partition("/")
+    return f"{folder[: -STATE_DIGITS - 1]}/{file}"
 
 
 @pytest.mark.parametrize("after", [1, 5])
