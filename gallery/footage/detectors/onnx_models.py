@@ -5,7 +5,8 @@ boxes in pixels of that input and C classes:
 
 - (1, 4 + C, N), as of YOLOv8: centre x, centre y, width, height, then the scores of the classes;
 - (1, N, 5 + C), as of YOLOv5: the same with an objectness before the scores, which multiplies them;
-- (1, N, 6), end to end: x0, y0, x1, y1, score, class; no box is repeated.
+- (1, N, 6), end to end, with N of at most MOST_END_TO_END: x0, y0, x1, y1, score, class; no box is repeated. With more
+  it is read as of YOLOv5 with one class, which has N = 25,200 at 640 px.
 """
 
 from pathlib import Path
@@ -20,6 +21,7 @@ from utils.extras import optional
 PERSON = 0  # of the classes
 GREY = 114  # around the frame
 SIZE = 640  # of the input, where the file leaves it open
+MOST_END_TO_END = 1000  # boxes; models give 100 to 300
 
 
 def onnx_detector(path: Path) -> Detector:
@@ -61,7 +63,7 @@ def _fitted(frame: np.ndarray, height: int, width: int) -> tuple[np.ndarray, flo
 
 def _read(output: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
     """Boxes (n, 4) with corners, scores (n,) of people, and whether boxes are repeated, from one of the layouts."""
-    if output.shape[1] == 6:
+    if output.shape[1] == 6 and len(output) <= MOST_END_TO_END:
         chosen = output[output[:, 5].round() == PERSON]
         return chosen[:, :4], chosen[:, 4], False
     if output.shape[0] < output.shape[1]:

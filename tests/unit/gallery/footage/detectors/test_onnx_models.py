@@ -64,9 +64,18 @@ def test_layout_of_yolov5(tmp_path):
     assert found.scores.tolist() == pytest.approx([0.4])
 
 
+def test_layout_of_yolov5_with_one_class(tmp_path):
+    """Six columns, as end to end: the number of rows tells them apart."""
+    table = np.zeros((25_200, 6), np.float32)
+    table[[3, 20_000]] = *PERSON["centre"], 0.5, PERSON["score"]
+    found = detector_named(model_that_gives(tmp_path / "a.onnx", table[None]))(FRAME)
+    assert found.boxes.tolist() == [EXPECTED]
+    assert found.scores.tolist() == pytest.approx([0.4])
+
+
 @pytest.mark.parametrize("kind", [onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16])
 def test_end_to_end_layout(tmp_path, kind):
-    table = np.zeros((300, 6), np.float32)
+    table = np.zeros((1000, 6), np.float32)
     table[0] = *BICYCLE["corners"], BICYCLE["score"], 1
     table[1] = *PERSON["corners"], PERSON["score"], 0
     found = detector_named(model_that_gives(tmp_path / "a.onnx", table[None], kind=kind))(FRAME)
