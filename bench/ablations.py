@@ -5,7 +5,8 @@
 
 Every run has the same number of steps and the same batches. It is measured on 300 drawn people whom the model has never
 seen; they are drawn on the first call. Columns, in percent: R@1 by similarity and re-ranked, mAP re-ranked, and, on one
-caption of each person, pointing accuracy, its chance, and AUC of chunk scores (docs/evaluation.md, "Grounding").
+caption of each person, pointing accuracy by attention and by evidence, its chance, and AUC of chunk scores
+(docs/evaluation.md, "Grounding").
 "published-attribute" learns chunks as published, without rewritten captions. So does "no-mrtd", which has none.
 Rows come as soon as they are measured. At the end: means and deviations over the seeds, and differences from
 "all-losses" with intervals that are paired by people.
@@ -23,7 +24,7 @@ from bench.trainings import Plan, Variant, add_arguments, chosen, run_all
 from dataset.loaders import EvalLoaders
 from dataset.prepare import main as prepare
 from dataset.run_loaders import eval_loaders_of
-from dataset.synthpedes.files import NOTE
+from dataset.synthpedes.files import NOTE, digest, people_of
 from dataset.synthpedes.generate import generate
 from dataset.tokenizer import load_tokenizer
 from evaluation.grounding.cases import load_cases, some_of
@@ -38,15 +39,16 @@ from models.weights import check_complete, initialise
 from training.checkpoint import LAST
 from utils.config import Config, load_config
 from utils.distributed import Process, start
+from utils.errors import UserError
 from utils.log import one_line_errors
 from utils.pretrained import bert_config
 
 DEMO = Path("configs/demo.yaml")
-PRETRAINING = Path("data/synthpedes_pretrain")  # its people are kept apart where it is there
+PRETRAINING = Path("data/synthpedes_pretrain")  # the people that the start has seen
 TEST_DATA = Path("data/synthpedes_ablations")
 PEOPLE, SEED, TOP_K = 300, 2, 16
 GROUNDING_CAPTIONS = 300  # of 600, one of each person: pointing takes most of the time
-COLUMNS = ("R@1 similarity", "R@1", "mAP", "pointing", "chance", "chunk AUC")
+COLUMNS = ("R@1 similarity", "R@1", "mAP", "attention", "evidence", "chance", "chunk AUC")
 LOSSES = ("prd", "mlm", "mrtd", "mae", "attribute")
 
 
@@ -58,12 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_test_data(parser)
     args = parser.parse_args(arguments)
     variants = chosen(variants_of(args.config), args.only)
-    draw_people(args.test_data, apart_from=[load_config(args.config).dataset.folder])
+    people = draw_people(args.test_data, apart_from=[load_config(args.config).dataset.folder, PRETRAINING])
 
     def measured(folder: Path) -> Outcome:
         return measure(folder, args.test_data)
 
-    run_all(Plan(variants, args.seeds, args.steps, args.output, COLUMNS, measured))
+    run_all(Plan(variants, args.seeds, args.steps, args.output, COLUMNS, measured, people))
 
 
 def variants_of(config: Path) -> list[Variant]:
@@ -88,10 +90,15 @@ def add_test_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test-data", type=Path, default=TEST_DATA, help="drawn if not there (default: %(default)s)")
 
 
-def draw_people(folder: Path, apart_from: Sequence[Path]) -> None:
-    """Draw and prepare the test people unless they are there. They are none of the other folders or of PRETRAINING."""
-    if (folder / "processed_data").is_dir():
-        return
+def draw_people(folder: Path, apart_from: Sequence[Path]) -> str:
+    """Draw and prepare the test people unless they are there. They are none of the other folders'.
+
+    Returns: their digest.
+    Raises: UserError if another folder is missing, or if this one holds people drawn apart from others.
+    """
+    if not all((other / NOTE).is_file() for other in apart_from):
+        names = " and ".join(map(str, apart_from))
+        raise UserError(f"{names} must be there, as their people are left out: bash shell/pretrain.sh --only-draw")
     generate(
         folder,
         benchmark="CUHK-PEDES",
@@ -101,9 +108,11 @@ def draw_people(folder: Path, apart_from: Sequence[Path]) -> None:
         seed=SEED,
         size_px=(128, 64),
         workers=1,
-        apart_from=[other for other in (*apart_from, PRETRAINING) if (other / NOTE).is_file()],
+        apart_from=apart_from,
     )
-    prepare(["CUHK-PEDES", str(folder)])
+    if not (folder / "processed_data").is_dir():
+        prepare(["CUHK-PEDES", str(folder)])
+    return digest(people_of(folder))
 
 
 def measure(folder: Path, test_data: Path) -> Outcome:
@@ -115,10 +124,11 @@ def measure(folder: Path, test_data: Path) -> Outcome:
     people = retrieval_of(model, config, loaders, process)
     cases = some_of(load_cases(config, loaders.sets), GROUNDING_CAPTIONS)
     seen = look(model, cases, loaders.gallery, tokenizer, config)
-    if seen.evidence:  # none without mlm
-        scores = np.array([[100 * word.score, 100 * word.chance] for word in seen.evidence])
-        means = person_means(scores, np.array([word.person_id for word in seen.evidence]))
-        people |= {"pointing": means[:, 0], "chance": means[:, 1]}
+    for column, words in (("attention", seen.attention), ("evidence", seen.evidence)):
+        if words:  # no evidence without mlm
+            scores = np.array([[100 * word.score, 100 * word.chance] for word in words])
+            means = person_means(scores, np.array([word.person_id for word in words]))
+            people |= {column: means[:, 0], "chance": means[:, 1]}
     wins = wins_of(seen.scored)
     values = {column: float(of_people.mean()) for column, of_people in people.items()}
     values |= {"chunk AUC": 100 * area_under_curve(wins).value}

@@ -5,6 +5,7 @@ its last checkpoint. Runs are made seed by seed: a table that is stopped early c
 """
 
 import argparse
+import hashlib
 import json
 import math
 import re
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ from utils.config import load_config
 from utils.errors import UserError
 from utils.files import save_json
 from utils.log import set_up_logging
+from utils.pretrained import find_weights
 
 REPOSITORY = Path(__file__).parents[1]
 ROW, PEOPLE = "row.json", "people.npz"
@@ -48,6 +51,7 @@ class Plan(NamedTuple):
     folder: Path
     columns: tuple[str, ...]  # of the table, a part of the outcomes' values
     measure: Callable[[Path], Outcome]  # given the run's folder, which holds config.yaml and last.pth
+    people: str  # a digest of those on whom runs are measured
 
 
 def add_arguments(parser: argparse.ArgumentParser, folder: str, steps: int) -> None:
@@ -112,8 +116,20 @@ def folder_of(plan: Plan, variant: Variant, seed: int) -> Path:
 
 def made_by(plan: Plan, variant: Variant, seed: int) -> dict[str, Any]:
     """What a row depends on, as far as this command sets it."""
-    own = {"variant": variant.name, "seed": seed, "steps": plan.steps}
-    return {**own, "config": variant.config.name, "settings": list(variant.settings)}
+    own = {"variant": variant.name, "seed": seed, "steps": plan.steps, "config": variant.config.name}
+    config = load_config(variant.config, variant.settings)
+    merged = hashlib.sha256(repr(config.as_dict()).encode()).hexdigest()[:16]
+    start = [_hash_of(find_weights(name)) for name in config.init.paths]
+    return {**own, "settings": list(variant.settings), "merged config": merged, "start": start, "people": plan.people}
+
+
+@cache
+def _hash_of(weights: Path) -> str:
+    """Of a checkpoint, or of the weights in a folder."""
+    found = hashlib.sha256()
+    for path in sorted(weights.glob("*.safetensors")) if weights.is_dir() else [weights]:
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def is_finished(plan: Plan, variant: Variant, seed: int) -> bool:

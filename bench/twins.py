@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bench.ablations import add_test_data, config_of, draw_people, load_model, retrieval_of
+from bench.ablations import PRETRAINING, add_test_data, config_of, draw_people, load_model, retrieval_of
 from bench.outcomes import Outcome
 from bench.trainings import Plan, Variant, add_arguments, chosen, run_all
 from dataset.run_loaders import eval_loaders_of
@@ -50,12 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_arguments(parser, folder="output/twins", steps=650)
     add_test_data(parser)
     args = parser.parse_args(arguments)
-    draw_people(args.test_data, apart_from=[load_config(VIM).dataset.folder])
+    people = draw_people(args.test_data, apart_from=[load_config(VIM).dataset.folder, PRETRAINING])
 
     def measured(folder: Path) -> Outcome:
         return measure(folder, args.test_data)
 
-    run_all(Plan(chosen(VARIANTS, args.only), args.seeds, args.steps, args.output, COLUMNS, measured))
+    run_all(Plan(chosen(VARIANTS, args.only), args.seeds, args.steps, args.output, COLUMNS, measured, people))
 
 
 def measure(folder: Path, test_data: Path) -> Outcome:

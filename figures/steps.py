@@ -54,7 +54,7 @@ def draw_steps(runs: Mapping[str, Mapping[str, Curve]]) -> Figure:
                 steps, losses = curves[key]
                 axes.plot(steps, losses, color=colour, alpha=0.2, linewidth=0.8)
                 axes.plot(steps, smoothed(losses), color=colour, label=name)
-        if key in ("itm", "attribute"):
+        if key == "itm":
             axes.axhline(CHANCE, color=GREY, linestyle="--", linewidth=1)
             axes.annotate(
                 "chance",

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The demo's pretrained start: the demo's model, trained on drawn people apart from the demo's, and exported to
 # weights/synthpedes. Hours on two CPU cores; interrupt it at any time, the same command goes on from there.
-# Usage: bash shell/pretrain.sh [arguments of train.py]     Leaves the runs in output/synthpedes_pretrain*/.
+# Usage: bash shell/pretrain.sh [--only-draw | arguments of train.py]
+# Leaves the people in data/synthpedes_pretrain (--only-draw: no more than that) and the runs in output/synthpedes_pretrain*/.
 set -euo pipefail
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$REPOSITORY/shell/common.sh"
@@ -21,12 +22,13 @@ draw_demo_people data/synthpedes
 step "$PYTHON" -m dataset.synthpedes "$DATA" --seed 1 --apart-from data/synthpedes \
   --people-train 24000 --people-val 100 --people-test 100 --images-per-person 2
 step "$PYTHON" -m dataset.prepare CUHK-PEDES "$DATA"
+if [[ ${1:-} == --only-draw ]]; then exit; fi
 step "$PYTHON" train.py --config configs/synthpedes_pretrain.yaml --output "$RUN" --resume auto "$@"
 step "$PYTHON" train.py --config configs/synthpedes_pretrain_hard.yaml --init "$RUN/last.pth" --output "${RUN}_hard" --resume auto "$@"
 step "$PYTHON" -m models.start "${RUN}_hard/last.pth" "$START" --leave-out text_encoder.bert.embeddings.word_embeddings
 for run in "$RUN" "${RUN}_hard"; do
   step "$PYTHON" -m figures steps "$run" --out "$START/$(basename "$run")"
 done
-cat "$RUN/train.log" "${RUN}_hard/train.log" | grep " step " > "$START/steps.log"
+grep -ho "step [0-9]* *itc.*" "$RUN/train.log" "${RUN}_hard/train.log" > "$START/steps.log"
 echo
 echo "in $REPOSITORY/$START: model.safetensors, config.json, curves, steps.log (the model card there is written by hand)"

@@ -28,7 +28,7 @@ def test_no_person_id_or_seed_of_the_demo_comes_again(counts):
     taken = {member.person_id: member.person for member in own}
     others = draw_members({split: pretrain[f"people-{split}"] for split in splits}, 0.3, pretrain["seed"], taken)
     assert pretrain["seed"] != 0
-    assert (len(own), len(others)) == (1450, 6200)
+    assert (len(own), len(others)) == (1000, 24200)
     assert not {member.person_id for member in others} & set(taken)
     assert not {member.person for member in others} & set(taken.values())
     careless = draw_members({split: pretrain[f"people-{split}"] for split in splits}, 0.3, seed=0, others={})

@@ -9,10 +9,12 @@ import torch
 
 from bench import ablations, twins
 from bench.ablations import variants_of
+from dataset.synthpedes.files import people_of
 from models.person_search import PersonSearchModel
 from tests.helpers.runs import copy_of, train_and_record
 from tests.helpers.tiny_models import tiny_model
 from utils.config import load_config, save_config
+from utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +50,33 @@ def test_a_run_is_measured_on_other_people(run, tiny_benchmark, tmp_path):
     assert all(0 <= value <= 100 for value in outcome.values.values())
     people = len(outcome.people["R@1"])
     assert outcome.people["chunk AUC"].shape == (people, people + 1)
-    for column in ("R@1", "R@1 similarity", "mAP", "pointing", "chance"):
+    for column in ("R@1", "R@1 similarity", "mAP", "attention", "evidence", "chance"):
         assert outcome.people[column].shape == (people,)
         assert outcome.people[column].mean() == pytest.approx(outcome.values[column])
 
 
-def test_test_people_are_drawn_once_and_unlike_others(tiny_benchmark, tmp_path, monkeypatch, capsys):
+def test_test_people_are_drawn_once_and_unlike_others(tiny_benchmark, tmp_path, monkeypatch):
     monkeypatch.setattr(ablations, "PEOPLE", 3)
     folder = tmp_path / "drawn"
-    ablations.draw_people(folder, apart_from=[tiny_benchmark, tmp_path / "none"])
+    drawn = ablations.draw_people(folder, apart_from=[tiny_benchmark])
+    own, others = people_of(folder), people_of(tiny_benchmark)
+    assert len(own) == 4
+    assert min(own) > max(others)  # ids go on
+    assert not set(own.values()) & set(others.values())
     records = (folder / "processed_data" / "test.json").read_text()
     assert records.count('"captions"') == 6
     assert (folder / "parts.json").is_file()
-    monkeypatch.setattr(ablations, "generate", None)  # would raise
-    ablations.draw_people(folder, apart_from=[])
+    monkeypatch.setattr(ablations, "prepare", None)  # would raise
+    assert ablations.draw_people(folder, apart_from=[tiny_benchmark]) == drawn
+
+
+def test_test_people_drawn_apart_from_others_are_not_taken(tiny_benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablations, "PEOPLE", 3)
+    with pytest.raises(UserError, match=r"none must be there.*pretrain\.sh --only-draw"):
+        ablations.draw_people(tmp_path / "drawn", apart_from=[tiny_benchmark, tmp_path / "none"])
+    ablations.draw_people(tmp_path / "drawn", apart_from=[])
+    with pytest.raises(UserError, match="holds another SynthPedes"):
+        ablations.draw_people(tmp_path / "drawn", apart_from=[tiny_benchmark])
 
 
 def test_twins_are_three_encoders_with_one_loss():

@@ -28,7 +28,7 @@ def plan(debug_config, tmp_path) -> Plan:
         value = 50.0 + 10 * seed + 4 * has_mae
         return Outcome({"R@1": value}, {"R@1": np.full(6, value)})
 
-    return Plan(variants, 2, 3, tmp_path / "runs", ("R@1",), measure)
+    return Plan(variants, 2, 3, tmp_path / "runs", ("R@1",), measure, "these")
 
 
 @pytest.fixture
@@ -102,6 +102,12 @@ def test_rows_of_other_settings_are_refused(plan, started):
     run_all(one)
     with pytest.raises(UserError, match="is of steps 3, not 2"):
         run_all(one._replace(steps=2))
+    with pytest.raises(UserError, match="is of people these, not others"):
+        run_all(one._replace(people="others"))
+    config = one.variants[0].config
+    config.write_text(config.read_text().replace("alpha: 0.4", "alpha: 0.3"))
+    with pytest.raises(UserError, match="is of merged config "):
+        run_all(one)
 
 
 def test_training_that_fails_is_told_in_one_line(plan, started, monkeypatch):
