@@ -1,6 +1,10 @@
 """Momentum-based replaced token detection (MRTD): which tokens of the caption did the momentum encoder rewrite?
 
 B captions, L tokens, M places, V vocabulary. Source: RaSa (arXiv:2305.13653), sensitivity-aware learning.
+
+As published, captions are rewritten for their own image. The better the momentum encoder sees, the more its words are
+such as the image allows, and the less there is to find. An option of ours lets it rewrite them for the image of another
+pair: fluent captions with words that only a look at the image can refute.
 """
 
 from typing import NamedTuple
@@ -77,7 +81,7 @@ class MRTD(Objective[ReplacedTokens]):
         masked = mask_tokens(text.input_ids, text.attention_mask, probability=probability, **self.settings.words())
         cls_id = self.settings.cls_id
         places = places_of_words(text.input_ids, text.attention_mask, cls_id=cls_id, at_most=text.num_words())
-        return Question(masked.input_ids, places, masked.labels)
+        return Question(masked.input_ids, places, masked.labels, self.settings.mrtd_other_image)
 
     def prepare(self, pairs: TrainBatch, question: Question | None, answer: Tensor | None) -> ReplacedTokens:
         assert question is not None

@@ -36,6 +36,7 @@ class ObjectiveSettings(NamedTuple):
     mask_ratio: float
     patch_size: int
     mlm_attribute_probability: float | None = None  # of the words in attribute chunks; None = mlm_probability
+    mrtd_other_image: bool = False  # captions are rewritten for the image of another pair
     attribute_replaced: bool = False  # attribute scores the chunks of mrtd's rewritten captions, too
 
     def words(self) -> dict[str, Any]:
@@ -64,6 +65,7 @@ class Question(NamedTuple):
     input_ids: Tensor  # (n, L)
     places: Tensor  # (M, 2) rows and columns of the words
     labels: Tensor  # (n, L) what was hidden where, for `prepare`; -100 elsewhere
+    for_next_image: bool = False  # to be answered for the image of the next pair, not for the caption's own
 
 
 @dataclass(frozen=True)

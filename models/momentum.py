@@ -64,6 +64,7 @@ class MomentumEncoder(nn.Module):
         image_tokens: Tensor,
         places: list[Tensor],
         *,
+        for_next_images: int = 0,
         at_most: int | None = None,
     ) -> list[Tensor]:
         """Distributions over the vocabulary for several versions of the same captions, in one cross-modal pass.
@@ -72,6 +73,8 @@ class MomentumEncoder(nn.Module):
             ids: versions of the captions, each (B, L), all with the same attention_mask (B, L).
             image_tokens: (B, K, image width).
             places: for each version the rows and columns wanted, (M_i, 2).
+            for_next_images: so many of the last versions are read beside the image of the next caption, the last
+                caption beside the first image. The others are read beside their own.
             at_most: so many tokens have the captions.
         Returns: logits (M_i, V) for each version.
         """
@@ -80,10 +83,12 @@ class MomentumEncoder(nn.Module):
         one = torch.ones((), dtype=wanted.dtype, device=wanted.device)
         for version, (row, column) in enumerate(part.T for part in places):
             wanted.index_put_((version * batch + row, column), one)
+        next_image = torch.arange(batch, device=attention_mask.device).roll(-1).repeat(for_next_images)
         hidden = self.text_encoder.cross_modal(
             torch.cat(ids),
             attention_mask.repeat(versions, 1),
             image_tokens,
+            next_image if for_next_images else None,
             own_images=batch,
             at_most=at_most and versions * at_most,
             wanted=Places(wanted, at_most and sum(map(len, places))),

@@ -60,11 +60,13 @@ def _answers(
     """Logits (M, V) by the key of the objective that asked."""
     if not questions:
         return {}
+    questions = dict(sorted(questions.items(), key=lambda item: item[1].for_next_image))  # those for other images last
     logits = momentum_encoder.predict_tokens(
         [question.input_ids for question in questions.values()],
         pairs.text_1.attention_mask,
         image_tokens,
         [question.places for question in questions.values()],
+        for_next_images=sum(question.for_next_image for question in questions.values()),
         at_most=pairs.text_1.tokens().at_most,
     )
     return dict(zip(questions, logits, strict=True))

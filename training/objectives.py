@@ -92,6 +92,7 @@ def build_objectives(config: Config, tokenizer: PreTrainedTokenizerBase) -> list
         mask_ratio=config.model.mask_ratio,
         patch_size=config.model.image_encoder.patch_size,
         mlm_attribute_probability=config.losses.mlm_attribute_probability,
+        mrtd_other_image=config.losses.mrtd_other_image,
         attribute_replaced=config.losses.attribute_replaced,
     )
     weights = config.losses.weights

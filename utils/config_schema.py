@@ -179,6 +179,7 @@ class LossesConfig:
     mlm_probability: NonZeroFraction
     mlm_attribute_probability: NonZeroFraction | None
     mrtd_mask_probability: NonZeroFraction
+    mrtd_other_image: bool
     attribute_replaced: bool
     cross_modal_share: NonZeroFraction
     mlm_share: NonZeroFraction | None

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from losses import OBJECTIVES
 from tests.helpers.steps import build_learner
+from training.lessons import _answers
 from training.passes import run_passes
 
 MASK = 4  # [MASK] of the tiny vocabulary
@@ -115,3 +116,19 @@ def test_words_of_attribute_chunks_have_a_probability_of_their_own(debug_config,
     in_chunks = batch.text_1.attribute_ids > 0
     assert in_chunks.any()
     assert words.places.tolist() == in_chunks.nonzero().tolist()
+
+
+def test_captions_may_be_rewritten_for_the_image_of_another_pair(debug_config, batch):
+    """The momentum encoder's answers for mrtd are those beside the next image; those for mlm stay as they are."""
+    learner = build_learner(debug_config("losses.mrtd_other_image=true"))
+    momentum, text = learner.momentum_encoder, batch.text_1
+    own = {each.key: each for each in learner.objectives.objectives}
+    questions = {"mrtd": own["mrtd"].ask(batch), "mlm": own["mlm"].ask(batch)}
+    image_tokens = momentum.encode_image(learner.model.normalize(batch.image_2))[0].tokens
+    answers = _answers(questions, batch, image_tokens, momentum)
+    for key, image in (("mlm", image_tokens), ("mrtd", image_tokens.roll(-1, dims=0))):
+        ids, places = questions[key].input_ids, questions[key].places
+        (alone,) = momentum.predict_tokens([ids], text.attention_mask, image, [places])
+        torch.testing.assert_close(answers[key], alone)
+        (other,) = momentum.predict_tokens([ids], text.attention_mask, image.roll(1, dims=0), [places])
+        assert not torch.allclose(other, alone)
