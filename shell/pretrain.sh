@@ -23,12 +23,11 @@ step "$PYTHON" -m dataset.synthpedes "$DATA" --seed 1 --apart-from data/synthped
   --people-train 24000 --people-val 100 --people-test 100 --images-per-person 2
 step "$PYTHON" -m dataset.prepare CUHK-PEDES "$DATA"
 if [[ ${1:-} == --only-draw ]]; then exit; fi
-step "$PYTHON" train.py --config configs/synthpedes_pretrain.yaml --output "$RUN" --resume auto "$@"
-step "$PYTHON" train.py --config configs/synthpedes_pretrain_hard.yaml --init "$RUN/last.pth" --output "${RUN}_hard" --resume auto "$@"
-step "$PYTHON" -m models.start "${RUN}_hard/last.pth" "$START" --leave-out text_encoder.bert.embeddings.word_embeddings
-for run in "$RUN" "${RUN}_hard"; do
-  step "$PYTHON" -m figures steps "$run" --out "$START/$(basename "$run")"
+for part in "" _hard _chunks; do
+  step "$PYTHON" train.py --config "configs/synthpedes_pretrain$part.yaml" --output "$RUN$part" --resume auto "$@"
+  step "$PYTHON" -m figures steps "$RUN$part" --out "$START/synthpedes_pretrain$part"
 done
-grep -ho "step [0-9]* *itc.*" "$RUN/train.log" "${RUN}_hard/train.log" > "$START/steps.log"
+step "$PYTHON" -m models.start "${RUN}_chunks/last.pth" "$START" --leave-out text_encoder.bert.embeddings.word_embeddings
+grep -ho "step [0-9]* *itc.*" "$RUN/train.log" "${RUN}_hard/train.log" "${RUN}_chunks/train.log" > "$START/steps.log"
 echo
 echo "in $REPOSITORY/$START: model.safetensors, config.json, curves, steps.log (the model card there is written by hand)"
