@@ -7,7 +7,8 @@ Every run has the same number of steps and the same batches. It is measured on 3
 seen; they are drawn on the first call. Columns, in percent: R@1 by similarity and re-ranked, mAP re-ranked, and, on one
 caption of each person, pointing accuracy by attention and by evidence, its chance, and AUC of chunk scores
 (docs/evaluation.md, "Grounding").
-"published-attribute" learns chunks as published, without rewritten captions. So does "no-mrtd", which has none.
+"as-published" rewrites captions for their own image, and its attribute loss has whole pairs alone. So has that of
+"no-mrtd", where no caption is rewritten.
 Rows come as soon as they are measured. At the end: means and deviations over the seeds, and differences from
 "all-losses" with intervals that are paired by people.
 """
@@ -50,6 +51,7 @@ PEOPLE, SEED, TOP_K = 300, 2, 16
 GROUNDING_CAPTIONS = 300  # of 600, one of each person: pointing takes most of the time
 COLUMNS = ("R@1 similarity", "R@1", "mAP", "attention", "evidence", "chance", "chunk AUC")
 LOSSES = ("prd", "mlm", "mrtd", "mae", "attribute")
+AS_PUBLISHED = ("losses.mrtd_other_image=false", "losses.attribute_replaced=false")
 
 
 @one_line_errors
@@ -71,17 +73,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def variants_of(config: Path) -> list[Variant]:
     """The whole model, the model without each loss, and with cross-attention in the upper layers only."""
     whole = load_config(config)
-    text, as_published = whole.model.text_encoder, ("losses.attribute_replaced=false",)
+    text, own_chunks = whole.model.text_encoder, ("losses.attribute_replaced=false",)
     layers = text.num_hidden_layers or bert_config(text.name)["num_hidden_layers"]
     upper = text.fusion_layer if text.fusion_layer < layers else layers // 2  # then the text encoder is shorter as well
     upper_half = (f"model.text_encoder.fusion_layer={upper}", "model.text_encoder.full_cross_attention=false")
     return [
         Variant("all-losses", config),
         *(
-            Variant(f"no-{loss}", config, (f"losses.weights.{loss}=0", *(as_published if loss == "mrtd" else ())))
+            Variant(f"no-{loss}", config, (f"losses.weights.{loss}=0", *(own_chunks if loss == "mrtd" else ())))
             for loss in LOSSES
         ),
-        *([Variant("published-attribute", config, as_published)] if whole.losses.attribute_replaced else []),
+        *([Variant("as-published", config, AS_PUBLISHED)] if whole.losses.attribute_replaced else []),
         Variant("upper-half", config, upper_half),
     ]
 

@@ -39,8 +39,9 @@ def test_each_variant_differs_in_one_thing(debug_config, tmp_path):
 def test_where_rewritten_captions_teach_chunks_the_published_loss_is_compared_as_well():
     configs = {each.name: load_config(each.config, each.settings) for each in variants_of(ablations.DEMO)}
     published = {name for name, config in configs.items() if not config.losses.attribute_replaced}
-    assert published == {"published-attribute", "no-mrtd"}
-    assert configs["published-attribute"].losses.weights == configs["all-losses"].losses.weights
+    assert published == {"as-published", "no-mrtd"}
+    assert [name for name, config in configs.items() if not config.losses.mrtd_other_image] == ["as-published"]
+    assert configs["as-published"].losses.weights == configs["all-losses"].losses.weights
 
 
 def test_a_run_is_measured_on_other_people(run, tiny_benchmark, tmp_path):
