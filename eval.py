@@ -132,6 +132,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if not args.compare and (args.config is None or args.checkpoint is None):
         parser.error("--config and --checkpoint are needed (or --compare with two scores.npz)")
+    if args.grounding_captions is not None and args.grounding_captions < 1:
+        parser.error(f"--grounding-captions must be at least 1, not {args.grounding_captions}")
     return args
 
 

@@ -19,7 +19,7 @@ from evaluation.grounding.chunk_scores import ChunkScores, Scored, measure_chunk
 from evaluation.grounding.people import person_means
 from evaluation.grounding.pointing import Pointed, Pointing, measure_pointing, point
 from evaluation.metrics import Tail, measure_queries, percentages
-from evaluation.retrieval import Scores, embed_images
+from evaluation.retrieval import Scores
 from evaluation.token_store import TokenStore
 from models.attention_maps import default_layer, token_maps
 from models.evidence_maps import chunk_evidence, of_tokens
@@ -117,11 +117,14 @@ def look(
 
 
 def _encoded(model: PersonSearchModel, image_batches: DataLoader, device: torch.device) -> tuple[TokenStore, Tensor]:
-    """Tokens of all images, and their people (I,)."""
+    """Tokens of all images, and their people (I,). No other process takes part: only the main one looks."""
     images: Any = image_batches.dataset
     tokens = TokenStore(len(images), device)
-    with torch.no_grad():
-        return tokens, embed_images(model, image_batches, device, tokens).person_id
+    with torch.no_grad(), progress[None](len(images), "encode images", "images") as bar:
+        for batch in image_batches:
+            tokens.append(model.encode_image(model.normalize(batch.image.to(device)))[0].tokens)
+            bar.advance(len(batch.image))
+    return tokens, images.person_id
 
 
 def measure_reranking(scores: Scores, tail: Tail) -> Reranking | None:

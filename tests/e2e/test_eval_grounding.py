@@ -48,3 +48,11 @@ def test_data_that_were_not_drawn_are_refused_before_anything_is_scored(
     message = refused(eval_command, [*arguments, "--measures", "grounding"], capsys)
     assert "no parts.json" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_no_captions_are_refused_before_anything_is_read(tmp_path, capsys):
+    arguments = ["--config", str(tmp_path / "no.yaml"), "--checkpoint", "no.pth", "--grounding-captions", "0"]
+    with pytest.raises(SystemExit) as stopped:
+        eval_command(arguments)
+    assert stopped.value.code == 2
+    assert "--grounding-captions must be at least 1, not 0" in capsys.readouterr().err

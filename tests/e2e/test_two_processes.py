@@ -68,11 +68,14 @@ def test_training_starts_from_the_same_weights_as_in_one_process(trained, debug_
 
 
 def test_evaluation_gives_what_one_process_gives(trained, debug_settings, tmp_path):
-    arguments = [*debug_settings("eval.rerank_top_k=5"), "--checkpoint", str(trained / "run" / "last.pth")]
+    settings = debug_settings("eval.rerank_top_k=5", "eval.batch_size=2")
+    arguments = [*settings, "--checkpoint", str(trained / "run" / "last.pth")]
+    arguments += ["--measures", "grounding", "--grounding-captions", "5"]
     run("eval.py", *arguments, "--output", str(tmp_path / "two"))
     assert eval_command([*arguments, "--output", str(tmp_path / "one")]) == 0
-    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
-    assert {**one, "seconds": 0} == {**two, "seconds": 0}
+    for file in ("metrics.json", "grounding.json"):
+        one, two = (json.loads((tmp_path / name / file).read_text()) for name in ("one", "two"))
+        assert {**one, "seconds": 0} == {**two, "seconds": 0}
 
 
 def test_a_killed_process_comes_back_and_the_run_ends_as_if_nothing_had_happened(trained, debug_settings, tmp_path):
