@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataset.benchmarks import CUSTOM
 from dataset.sets import EvalSets
 from evaluation.metrics import QueryMeasures, Tail
 from evaluation.report import EvaluationReport, latex_rows, markdown_table, report_json
@@ -35,7 +34,8 @@ class RunDetails(NamedTuple):
 def default_folder(config: Config, checkpoint: Path, split: str) -> Path:
     """Where results go: eval-SPLIT beside the checkpoint, or in it if it is a folder.
 
-    The data is named behind it if the run there learned from other data, so that neither evaluation replaces the other.
+    The data is named behind it if the run there learned from other data, so that neither evaluation replaces the other:
+    by its name, or by its folder where that is all that differs. Relative roots start at the working folder.
     """
     run = checkpoint if checkpoint.is_dir() else checkpoint.parent
     folder = run / f"eval-{split}"
@@ -46,7 +46,7 @@ def default_folder(config: Config, checkpoint: Path, split: str) -> Path:
     data, root = config.dataset, config.dataset.folder
     if data.name != own.name:
         return folder.with_name(f"{folder.name}-{data.name}")
-    if data.name == CUSTOM.name and root.resolve() != own.folder.resolve():
+    if root.resolve() != own.folder.resolve():
         return folder.with_name(f"{folder.name}-{root.resolve().name}")
     return folder
 

@@ -3,12 +3,14 @@
 import csv
 import json
 
+import pytest
 import torch
 
 from evaluation.metrics import measure_queries
 from evaluation.report import latex_rows, make_report, markdown_table
-from evaluation.results import save_per_query, save_report
+from evaluation.results import default_folder, save_per_query, save_report
 from evaluation.retrieval import Scores
+from utils.config import save_config
 
 TITLE = "CUHK-PEDES test, output/a_b/best.pth"
 
@@ -34,3 +36,23 @@ def test_files(tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text())["split"] == "test"
     assert (tmp_path / "table.md").read_text() == markdown_table(report, TITLE)
     assert (tmp_path / "table.tex").read_text() == latex_rows(report, TITLE)
+
+
+@pytest.mark.parametrize(
+    ("name", "root", "folder"),
+    [
+        ("CUHK-PEDES", "data", "eval-test"),  # its own data, however often
+        ("CUHK-PEDES", "other/../data", "eval-test"),
+        ("CUHK-PEDES", "other", "eval-test-other"),
+        ("custom", "other", "eval-test-custom"),
+    ],
+)
+def test_other_data_get_a_folder_of_their_own(debug_config, tmp_path, name, root, folder):
+    (tmp_path / "other").mkdir()
+    save_config(debug_config("dataset.name=CUHK-PEDES", root=tmp_path / "data"), tmp_path / "config.yaml")
+    config = debug_config(f"dataset.name={name}", root=tmp_path / root)
+    assert default_folder(config, tmp_path / "best.pth", "test") == tmp_path / folder
+
+
+def test_a_folder_that_is_no_run_gets_the_plain_name(debug_config, tmp_path):
+    assert default_folder(debug_config(), tmp_path, "val") == tmp_path / "eval-val"
