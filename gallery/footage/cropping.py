@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import tee
 from typing import NamedTuple
 
 import numpy as np
@@ -100,14 +101,13 @@ def save_crops(source: Source, frame: Frame, clock: datetime | None, found: Peop
     return crops
 
 
-def with_tracks(ledger: Ledger, entry: Entry, every_s: float) -> dict[str, int]:
-    """The tracks of a video's crops by image. Empty if the frames are too far apart for tracks."""
+def with_tracks(ledger: Ledger, entry: Entry, every_s: float) -> Iterator[tuple[str, int]]:
+    """The crops of a video and their tracks, a frame in memory at a time. None if the frames are too far apart."""
     if every_s > LONGEST_STEP_S:
-        return {}
-    seen = list(ledger.seen(entry))
-    numbers = tracks((each.sighting for each in seen), every_s)
-    pairs = zip(seen, numbers, strict=True)
-    return {image: track for each, found in pairs for image, track in zip(each.images, found, strict=True)}
+        return
+    frames, tracked = tee(ledger.seen(entry))
+    for frame, numbers in zip(frames, tracks((each.sighting for each in tracked), every_s), strict=False):
+        yield from zip(frame.images, numbers, strict=True)
 
 
 def _check_packages(todo: Sequence[Source]) -> None:
@@ -171,7 +171,7 @@ def _crop_picture(source: Source, cropper: _Cropper, done: _Done) -> None:
     entry = cropper.entry(source)
     crops = cropper.people(source, frame, clock)
     cropper.ledger.add(entry, crops, 1)
-    cropper.ledger.finish(entry, {})
+    cropper.ledger.finish(entry)
     done.crops += len(crops)
     done.pictures += 1
 

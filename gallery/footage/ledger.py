@@ -6,7 +6,7 @@ A run that is killed leaves the rows up to its last commit, and the next one goe
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from hashlib import sha256
@@ -119,9 +119,12 @@ class Ledger:
             boxes, scores = (np.array([row[part] for row in rows], np.float32) for part in (slice(4, 8), 3))
             yield Seen([row[2] for row in rows], Sighting(time_s, boxes, scores))
 
-    def finish(self, entry: Entry, tracks: Mapping[str, int]) -> None:
-        """Note that a source is done, and the tracks of its crops by image."""
-        self._rows.executemany("UPDATE crop SET track = ? WHERE image = ?", [(n, image) for image, n in tracks.items()])
+    def finish(self, entry: Entry, tracks: Iterable[tuple[str, int]] = ()) -> None:
+        """Note that a source is done, and the tracks of its crops: pairs of image and number.
+
+        `tracks` may come from `seen`: no index of the rows that it reads has their tracks.
+        """
+        self._rows.executemany("UPDATE crop SET track = ? WHERE image = ?", ((n, image) for image, n in tracks))
         self._rows.execute("UPDATE source SET done = 1 WHERE id = ?", (entry.id,))
 
     def delete(self, images: Sequence[str]) -> None:

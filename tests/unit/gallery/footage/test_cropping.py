@@ -10,12 +10,13 @@ from PIL import Image
 
 from dataset.synthpedes.footage import draw_frame, write_footage
 from gallery.footage import cropping
-from gallery.footage.cropping import crop, cut
+from gallery.footage.cropping import crop, cut, with_tracks
 from gallery.footage.detectors import People
 from gallery.footage.ledger import FILE as LEDGER
 from gallery.footage.ledger import STATE_DIGITS, Ledger, image_path
 from gallery.footage.regions import parse_region
 from gallery.footage.request import CropRequest
+from gallery.footage.sources import find_sources
 from gallery.footage.table import read_table
 from tests.helpers.footage import FPS, small_footage, truth_detector
 from utils.errors import UserError
@@ -285,3 +286,18 @@ def test_progress_counts_seconds_of_video(videos, request_of, monkeypatch):
     monkeypatch.setattr(cropping, "progress", Bar)
     crop(request_of(videos), TRUTH)
     assert sum(units for unit, units in advanced if unit == "s of video") == 8
+
+
+def test_tracks_are_read_and_written_frame_by_frame(videos, request_of, monkeypatch):
+    request = request_of(videos / "cam0.mp4")
+    crop(request, TRUTH)
+    read, own = [], Ledger.seen
+    monkeypatch.setattr(Ledger, "seen", lambda *given: (read.append(each) or each for each in own(*given)))
+    with Ledger(request.out) as ledger:
+        (source,) = find_sources(request.sources, outside=request.out).sources
+        entry = ledger.entry(source, request.settings(source))
+        pairs = with_tracks(ledger, entry, 0.5)
+        found = dict([next(pairs)])
+        assert len(read) == 1
+        found |= dict(pairs)
+    assert found == {image: origin.track for image, origin in read_table(request.out).items()}
