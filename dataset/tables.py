@@ -1,7 +1,9 @@
 """Tables of annotations: CSV and JSON Lines with the standard library, Parquet where pandas or pyarrow is installed."""
 
 import csv
+import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,21 +37,29 @@ def read_table(path: Path) -> list[Row]:
 
 def _read_csv(path: Path) -> list[Row]:
     text = read_text(path)
-    header_line = next((line for line in text.splitlines() if line.strip()), "")
+    header_line = next((line for line in _lines(text) if line.strip()), "")
     delimiter = max(DELIMITERS, key=header_line.count)  # the first of them where there is one column
     try:
-        lines = list(csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True))
+        lines = list(csv.reader(_lines(text), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise UserError(f"{path}: broken CSV: {error}; write a quote within quotes twice") from None
     filled = [(number, cells) for number, cells in enumerate(lines, start=1) if any(cell.strip() for cell in cells)]
     if not filled:
         return []
     names = [name.strip() for name in filled[0][1]]
+    for name, times in Counter(names).items():
+        if name and times > 1:  # without a name there may be several: a spreadsheet saves columns that were emptied
+            raise UserError(f"{path}: {times} columns are called {name!r}: rename all but one, or delete them")
     for number, cells in filled[1:]:
         if len(cells) != len(names):
             message = f"{path}: row {number} has {len(cells)} cells, but the header has {len(names)}"
             raise UserError(f"{message}: put a caption that holds {delimiter!r} into double quotes")
     return [Row(number, dict(zip(names, cells, strict=True))) for number, cells in filled[1:]]
+
+
+def _lines(text: str) -> io.StringIO:
+    """The lines, ended as csv has it. str.splitlines would end one at U+2028 or a form feed within a caption, too."""
+    return io.StringIO(text, newline="")
 
 
 def _read_json_lines(path: Path) -> list[Row]:

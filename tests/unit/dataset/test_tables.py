@@ -31,6 +31,19 @@ def test_a_cell_of_several_lines_is_one_row(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("break_", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_a_cell_without_quotes_keeps_what_is_no_line_break_in_csv(tmp_path, break_):
+    path = tmp_path / "t.csv"
+    path.write_bytes(f"image,{break_}note\r\n1.png,a coat{break_}a hat\r\n".encode())
+    assert [(row.number, *row.cells.values()) for row in read_table(path)] == [(2, "1.png", f"a coat{break_}a hat")]
+
+
+def test_columns_without_a_name_may_be_several(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("image,caption,,\n1.png,a coat,,\n")
+    assert read_table(path) == [Row(2, {"image": "1.png", "caption": "a coat", "": ""})]
+
+
 def test_json_lines_keep_lists_and_numbers(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text('{"image": "1.png", "person_id": 3, "caption": ["a", "b"]}\n\n{"image": "2.png"}\n')
@@ -64,6 +77,7 @@ def test_parquet_without_its_packages_says_what_to_install(tmp_path, monkeypatch
         ("t.jsonl", "\n", "the table is empty"),
         ("t.csv", "image,caption\n1.png,a red coat, and a bag\n", "row 2 has 3 cells, but the header has 2: put a cap"),
         ("t.csv", 'image,caption\n1.png,"a coat\n', "broken CSV"),
+        ("t.csv", "image,caption,caption \n1.png,a coat,a hat\n", "2 columns are called 'caption': rename all but one"),
         ("t.jsonl", json.dumps(FIRST) + "\n{'image': 1}\n", "line 2 is not JSON"),
         ("t.jsonl", "[1]\n", "line 1 must be an object"),
         ("t.xlsx", "PK", r"one of \.csv, \.tsv, \.jsonl, \.parquet; save the spreadsheet as CSV"),
