@@ -13,13 +13,16 @@ Source: PyTorch, "CUDA Graphs", whole-network capture.
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from utils.distributed import Exchanging, finish
+from utils.memory import available_bytes, pool_bytes
+from utils.signals import StopAsked
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +30,10 @@ T = TypeVar("T")
 Recorder = Callable[[Callable[[], Exchanging[Any]]], tuple[Callable[[], None], Any]]
 
 WARM_UP_CALLS = 3  # eager calls with a set of shapes before its graph is captured
-MOST_GRAPHS = 32  # further sets of shapes run eagerly: each graph takes some ten MB, and its capture the time of a call
+MOST_GRAPHS = 100  # further sets of shapes run eagerly: a graph takes some ten MB, and its capture the time of a call
+GIB = 2**30
+
+_ABANDONED: list[torch.cuda.CUDAGraph] = []  # kept, since before torch 2.13 the allocator of pinned memory may ask them
 
 
 class Recording(NamedTuple):
@@ -42,7 +48,8 @@ class Graphs:
     """Calls a function, by replaying a graph where there is one for the shapes of its inputs.
 
     The function must not wait for the GPU, and all that changes between calls must lie on the device. A capture that
-    fails is reported in one line, and all further calls run eagerly.
+    fails, or leaves no memory for eager calls, is reported in one line. Then all graphs are dropped, and all further
+    calls run eagerly.
 
     Args:
         name: of the function, for that line.
@@ -56,9 +63,10 @@ class Graphs:
         self._recordings: dict[Any, Recording] = {}
         self._eager_calls: Counter[Any] = Counter()
         self._failed = False
+        self.replays = 0  # calls so far that were replayed
 
     def __len__(self) -> int:
-        """Graphs captured so far."""
+        """Graphs that there are."""
         return len(self._recordings)
 
     def __call__(self, function: Callable[..., T], *inputs: Any) -> T:
@@ -86,6 +94,7 @@ class Graphs:
         for own, new in zip(tensors_of(recording.inputs), tensors_of(inputs), strict=True):
             own.copy_(new, non_blocking=True)
         recording.replay()
+        self.replays += 1
         return recording.result
 
     def _runs_eagerly(self, key: Any) -> bool:
@@ -94,14 +103,17 @@ class Graphs:
     def _capture(self, key: Any, function: Callable[..., Exchanging[Any]], inputs: tuple[Any, ...]) -> bool:
         own = copied(inputs)
         try:
-            replay, result = self._record(lambda: function(*own))
+            self._recordings[key] = Recording(own, *self._record(lambda: function(*own)))
+            return True
+        except StopAsked:
+            raise
         except Exception as error:  # whatever a kernel or a library cannot do while it is captured
             self._failed = True
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             logger.warning("%s cannot be captured as a CUDA graph and runs eagerly: %s", self._name, reason)
-            return False
-        self._recordings[key] = Recording(own, replay, result)
-        return True
+        self._recordings.clear()
+        torch.cuda.empty_cache()  # only now: the error held what was captured
+        return False
 
 
 class _PoolRecorder:
@@ -122,13 +134,64 @@ class _PoolRecorder:
 
         while True:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            exchange = None
+            with _capturing(graph, self._pool):
                 try:
                     exchange = next(parts)
                 except StopIteration as end:
-                    replayed.append(graph.replay)
-                    return replay, end.value
-            replayed += [graph.replay, exchange]
+                    result = end.value
+            replayed.append(graph.replay)
+            if exchange is None:
+                self._check_room()
+                return replay, result
+            replayed.append(exchange)
+
+    def _check_room(self) -> None:
+        """Raises: RuntimeError if the next eager call, which needs as much as the graphs hold, does not fit beside."""
+        device = torch.device("cuda", torch.cuda.current_device())
+        held, left = pool_bytes(device, self._pool), available_bytes(device)
+        if held > left:
+            raise RuntimeError(
+                f"graphs hold {held / GIB:.1f} GiB, and an eager call does not fit into the {left / GIB:.1f} GiB left"
+            )
+
+
+@contextmanager
+def _capturing(graph: torch.cuda.CUDAGraph, pool: "torch.cuda._POOL_HANDLE") -> Iterator[None]:
+    """Capture what runs inside. If that fails, eager work can go on.
+
+    torch.cuda.graph cleans up only if it can end the capture, and it cannot once something forbidden was done in it.
+
+    Raises: the first error inside, instead of those that follow from it.
+    """
+    stream = torch.cuda.current_stream()
+    first: BaseException | None = None
+    try:
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            try:
+                yield
+            except BaseException as error:
+                first = error
+                raise
+    except BaseException as error:
+        _abandon(graph, pool, stream)
+        raise (first or error) from None
+    finally:
+        first = None  # an error that its own frame holds would keep what was captured
+
+
+def _abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], stream: torch.cuda.Stream) -> None:
+    """Bring the allocator, the random generator and the current stream back to eager work."""
+    _ABANDONED.append(graph)
+    with suppress(RuntimeError):
+        graph.reset()
+    with suppress(RuntimeError):  # torch has ended it, from 2.13 on always
+        torch._C._cuda_endAllocateToPool(stream.device_index, pool)
+    # Before torch 2.13 the generator refuses eager draws until a capture has ended well: here a tiny one. A new state
+    # of the generator would help too, but not the graphs of other functions, which keep the old one.
+    with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"):
+        torch.zeros(1, device=stream.device)
+    torch.cuda.set_stream(stream)
 
 
 def shapes_of(value: Any) -> Any:
