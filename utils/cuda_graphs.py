@@ -172,12 +172,15 @@ def _capturing(graph: torch.cuda.CUDAGraph, pool: "torch.cuda._POOL_HANDLE") -> 
                 yield
             except BaseException as error:
                 first = error
-                raise
     except BaseException as error:
+        first = first or error
+    if first is None:
+        return
+    try:
         _abandon(graph, pool, stream)
-        raise (first or error) from None
+        raise first
     finally:
-        first = None  # an error that its own frame holds would keep what was captured
+        del first  # an error that its own frame holds would keep what was captured
 
 
 def _abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int], stream: torch.cuda.Stream) -> None:

@@ -1,7 +1,10 @@
 """Calls by graphs, with a recorder in the place of a GPU that runs the recorded call anew at each replay."""
 
+import gc
 import os
 import signal
+import weakref
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -101,7 +104,7 @@ class FakeGPU:
 
 
 @pytest.fixture
-def gpu(monkeypatch) -> FakeGPU:
+def gpu(monkeypatch) -> Iterator[FakeGPU]:
     """With a GPU's graphs replaced by what only says that it captures or replays."""
     own = FakeGPU()
     stream = SimpleNamespace(device_index=0, device="cpu")
@@ -131,7 +134,8 @@ def gpu(monkeypatch) -> FakeGPU:
     monkeypatch.setattr(cuda_graphs, "pool_bytes", lambda device, pool: own.held * cuda_graphs.GIB)
     monkeypatch.setattr(cuda_graphs, "available_bytes", lambda device: own.left * cuda_graphs.GIB)
     monkeypatch.setattr(cuda_graphs, "_ABANDONED", [])
-    return own
+    yield own
+    gc.enable()
 
 
 CLEANED_UP = ["reset 0", "end allocation", "tiny capture", "old stream: True"]
@@ -184,13 +188,19 @@ def test_a_capture_that_fails_in_a_later_part_exchanges_once(gpu, caplog):
 
 
 def test_an_invalid_capture_is_cleaned_up_and_its_own_error_is_told(gpu, caplog):
+    computed: list[weakref.ref[Tensor]] = []
+
     def forbidden(x):
+        y = x + 1
+        computed.append(weakref.ref(y))
         gpu.forbidden()
-        return x + 1
+        return y
 
     graphs, x = Graphs("reading"), torch.ones(2)
+    gc.disable()
     for _ in range(WARM_UP_CALLS + 2):
         assert graphs(forbidden, x).tolist() == [2, 2]
+    assert [kept() for kept in computed] == [None] * len(computed)  # on a GPU, their memory is needed at once
     assert gpu.done == ["begin 0", "end 0", *CLEANED_UP]
     assert [record.getMessage() for record in caplog.records] == [
         "reading cannot be captured as a CUDA graph and runs eagerly: not permitted when stream is capturing"
