@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -25,6 +26,8 @@ from training.objectives import Objectives
 from utils.config import Config
 from utils.distributed import Exchanging, Process, averaged
 from utils.errors import UserError
+
+_FLAT_GRADIENTS: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()  # by what is trained
 
 
 def layers_of(module: nn.Module) -> list[nn.Module]:
@@ -172,10 +175,23 @@ def average_gradients(online: nn.Module) -> Exchanging[None]:
         return
     trained = [parameter for parameter in online.parameters() if parameter.grad is not None]
     trained.sort(key=lambda parameter: parameter.numel() % ALIGNMENT > 0)  # the others keep the optimiser's alignment
-    flat = torch.cat([parameter.grad.flatten() for parameter in trained if parameter.grad is not None])
+    gradients = [parameter.grad.flatten() for parameter in trained if parameter.grad is not None]
+    flat = _flat_gradients(online, sum(map(len, gradients)), like=gradients[0])
+    torch.cat(gradients, out=flat)
     yield from averaged(flat)
     for parameter, own in zip(trained, flat.split([parameter.numel() for parameter in trained]), strict=True):
         parameter.grad = own.view_as(parameter)
+
+
+def _flat_gradients(online: nn.Module, length: int, *, like: Tensor) -> Tensor:
+    """The tensor in which a model's gradients are exchanged, (length,), the same in each step.
+
+    It comes from the first step, which is no graph. With a tensor of its own, each graph would keep one for good.
+    """
+    flat = _FLAT_GRADIENTS.get(online)
+    if flat is None or len(flat) != length:
+        flat = _FLAT_GRADIENTS[online] = like.new_empty(length)
+    return flat
 
 
 def averaging(online: nn.Module, *, now: bool) -> AbstractContextManager:
