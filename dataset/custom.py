@@ -3,7 +3,10 @@
 The table has the columns image, person_id, caption and, if people are split already, split (docs/data.md).
 """
 
+import ast
+import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -17,6 +20,7 @@ NEEDED = ("image", "person_id", "caption")
 COLUMNS = (*NEEDED, "split")
 SHARES = (0.8, 0.1, 0.1)  # of people, by split
 PEOPLE_FILE = "people.json"  # in processed_data/: the number of each person whose id is no number
+_SIDE_BY_SIDE = re.compile(r"(?<=['\"])\s+(?=['\"])")  # between two strings without a comma
 
 
 class Entries(NamedTuple):
@@ -25,6 +29,7 @@ class Entries(NamedTuple):
     entries: list[Any]
     numbers: list[int]  # of the entries, from 0; in a table, the first row of each
     people: dict[str, int]  # the table's ids and their numbers; empty: the ids are numbers and stay as they are
+    repeated: Sequence[int] = ()  # rows with a caption that the entry has already, and which is left out
 
 
 def parse_columns(pairs: Sequence[str], table: Path) -> dict[str, str]:
@@ -43,7 +48,7 @@ def parse_columns(pairs: Sequence[str], table: Path) -> dict[str, str]:
 def entries_of(
     rows: list[Row], names: dict[str, str], table: Path, *, shares: Sequence[float] | None, seed: int
 ) -> Entries:
-    """Make one entry of all rows with the same image, person and split.
+    """Make one entry of all rows with the same image, person and split. A caption that it has already is left out.
 
     Without a split column, people are split at random by shares (None: SHARES); the order of the rows does not matter.
     Raises: UserError for a missing column or cell, and for shares that are none or that the table contradicts.
@@ -57,15 +62,20 @@ def entries_of(
     splits = {} if has_split else split_people(ids, shares or SHARES, seed)
     numbers, are_new = _number(ids)
     merged: dict[tuple[str, str, str], dict[str, Any]] = {}
-    first_rows = []
+    first_rows, repeated = [], []
     for row, person, image in zip(rows, ids, images, strict=True):
         split = _text(row, names["split"], table) if has_split else splits[person]
         key = (image, person, split)
         if key not in merged:
             merged[key] = {"id": numbers[person], CUSTOM.path_key: image, "captions": [], "split": split}
             first_rows.append(row.number)
-        merged[key]["captions"] += _captions(row, names["caption"], table)
-    return Entries(list(merged.values()), first_rows, numbers if are_new else {})
+        own = merged[key]["captions"]
+        for caption in _captions(row, names["caption"], table):
+            if caption in own:
+                repeated.append(row.number)
+            else:
+                own.append(caption)
+    return Entries(list(merged.values()), first_rows, numbers if are_new else {}, repeated)
 
 
 def split_people(ids: Sequence[str], shares: Sequence[float], seed: int) -> dict[str, str]:
@@ -116,10 +126,30 @@ def _text(row: Row, column: str, table: Path) -> str:
 
 def _captions(row: Row, column: str, table: Path) -> list[str]:
     value = row.cells.get(column)
-    captions = value if isinstance(value, list) else [value]
+    listed = value if isinstance(value, list) else _listed(value)
+    captions = [value] if listed is None else listed
     if not all(caption is None or isinstance(caption, str) for caption in captions):
         raise UserError(f"{table}: row {row.number} has {value!r} as {column!r} instead of a caption or a list of them")
     return [caption or "" for caption in captions]
+
+
+def _listed(value: Any) -> list[str] | None:
+    """The captions of a list in a cell of text: as JSON, or as pandas writes it. None: the cell is no such list."""
+    if not isinstance(value, str) or not value.strip().startswith("["):
+        return None
+    for read in (json.loads, _python_list):
+        try:
+            found = read(value)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # a caption in brackets
+            continue
+        if isinstance(found, list) and all(isinstance(caption, str) for caption in found):
+            return found
+    return None
+
+
+def _python_list(text: str) -> Any:
+    """The value of a Python literal. pandas writes an array without commas, and Python would join its strings."""
+    return ast.literal_eval(_SIDE_BY_SIDE.sub(", ", text.strip()))
 
 
 def _relative_to_imgs(images: list[str]) -> list[str]:

@@ -21,13 +21,15 @@ from dataset.benchmarks import BENCHMARKS, CUSTOM, SPLITS, Benchmark, SplitCount
 from dataset.caption_checks import check_odd_captions, check_shared_captions, drop_ambiguous_captions
 from dataset.checks import Annotation, Finding
 from dataset.custom import PEOPLE_FILE, Entries, entries_of, parse_columns
-from dataset.records import NAME_FILE, read_json_list
+from dataset.records import HOLD_OUT_EVERY, NAME_FILE, read_json_list
 from dataset.saved_datasets import read_saved
 from dataset.tables import read_table
 from utils.errors import UserError
 from utils.log import one_line_errors, set_up_logging
 
 SHOWN_PER_KIND = 5
+NO_VAL = f"with eval.select_on: val, training holds out every {HOLD_OUT_EVERY}th train person to choose best.pth"
+NO_TEST = "evaluation has nothing to measure"
 CHECKS = (checks.check_people, checks.check_images_listed_once, check_shared_captions, check_odd_captions)
 
 
@@ -68,9 +70,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     own = parser.add_argument_group(f"NAME {CUSTOM.name}")
     text = f"csv, tsv, jsonl, parquet or a saved datasets folder (default: {' or '.join(CUSTOM.raw_files)} in DIR)"
     own.add_argument("--table", type=Path, metavar="FILE", help=text)
-    text = "the table's names of image, person_id, caption, split, where they are others: image=path person_id=pid"
     text = "folder of the pictures, to which DIR/imgs becomes a link (default: they lie in DIR/imgs already)"
     own.add_argument("--images", type=Path, metavar="FOLDER", help=text)
+    text = "the table's names of image, person_id, caption, split, where they are others: image=path person_id=pid"
     own.add_argument("--columns", nargs="+", default=[], metavar="NAME=COLUMN", help=text)
     text = "shares of people in train, val and test, where the table has no split (default: 0.8 0.1 0.1)"
     own.add_argument("--split", nargs=3, type=float, metavar=("TRAIN", "VAL", "TEST"), help=text)
@@ -146,7 +148,7 @@ def prepare(
     has_official = bool(benchmark.splits) and not synthetic
     annotations, findings = checks.parse_annotations(read.entries, benchmark.path_key, str(raw_file), read.numbers)
     annotations, empty = checks.drop_empty_captions(annotations, str(raw_file))
-    findings += empty
+    findings += empty + repeated_captions(read, str(raw_file))
     for check in CHECKS:
         findings += check(annotations, str(raw_file))
     findings += checks.check_images(root, annotations, benchmark, decode=verify, workers=workers)
@@ -158,7 +160,7 @@ def prepare(
     if drop_ambiguous:
         annotations = dropped.annotations
     counts = checks.count_splits(annotations)
-    findings += checks.check_train_not_empty(counts, str(raw_file))
+    findings += checks.check_train_not_empty(counts, str(raw_file)) + empty_splits(counts, benchmark, str(raw_file))
     print_findings(findings)
     if drop_ambiguous:
         print(dropped)
@@ -167,6 +169,24 @@ def prepare(
         print(f"{dropped.captions:,} {told}")
     Console().print(counts_table(counts, benchmark, with_official=has_official))
     return finish(root, annotations, findings, benchmark.name, read.people)
+
+
+def repeated_captions(read: Entries, file: str) -> list[Finding]:
+    """Find rows of a table whose caption their image has already."""
+    return [
+        Finding("repeated caption", f"{file}: row {number} repeats a caption of its image: left out", is_error=False)
+        for number in read.repeated
+    ]
+
+
+def empty_splits(counts: dict[str, SplitCounts], benchmark: Benchmark, file: str) -> list[Finding]:
+    """Find val and test without people, unless the benchmark has none there."""
+    findings = []
+    for split, what in (("val", NO_VAL), ("test", NO_TEST)):
+        official = benchmark.splits.get(split)
+        if not counts[split].people and (official is None or official.people):
+            findings.append(Finding(f"no {split} people", f"{file}: no {split} people: {what}", is_error=False))
+    return findings
 
 
 def finish(

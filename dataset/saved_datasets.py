@@ -14,6 +14,8 @@ SPLIT_NAMES = {"validation": "val"}  # theirs: ours
 def read_saved(folder: Path, names: dict[str, str], images: Path) -> list[Row]:
     """Read the rows, numbered from 1 through all splits. Pictures within the folder are written to images, unchanged.
 
+    Several splits become the split column. A single one does not: load_dataset calls data that nobody split "train".
+
     names: of the columns, as dataset.custom.parse_columns gives them.
     Raises: UserError with one line that says what to do.
     """
@@ -27,11 +29,12 @@ def read_saved(folder: Path, names: dict[str, str], images: Path) -> list[Row]:
         message = f"{folder}: not a folder that datasets' save_to_disk wrote"
         raise UserError(f"{message}: {str(error).splitlines()[0]}") from None
     rows: list[Row] = []
-    for split, part in saved.items() if isinstance(saved, dict) else [(None, saved)]:
+    parts = list(saved.items()) if isinstance(saved, dict) else [("", saved)]
+    for split, part in parts:
         if isinstance(part.features.get(names["image"]), datasets.Image):
             part = part.cast_column(names["image"], datasets.Image(decode=False))  # as it was saved, not as pixels
         for cells in part:
-            if split is not None:
+            if len(parts) > 1:
                 cells = {names["split"]: SPLIT_NAMES.get(str(split), split), **cells}
             if isinstance(picture := cells.get(names["image"]), dict):
                 cells[names["image"]] = _write(picture, images)

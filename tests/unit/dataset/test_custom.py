@@ -64,6 +64,43 @@ def test_a_list_of_captions_other_names_and_another_place(tmp_path, prepare, cap
     assert read_records(tmp_path, "train")[0] == Record(0, "a/1.png", ("a coat", "a man"))
 
 
+@pytest.mark.parametrize(
+    ("cell", "captions"),
+    [
+        ("['a red coat', \"a man's hat\"]", ("a red coat", "a man's hat")),  # a list, as pandas writes it
+        ("['a red coat'\n 'a hat']", ("a red coat", "a hat")),  # an array, as pandas writes it
+        (json.dumps(["a red coat", "a café"]), ("a red coat", "a café")),
+        ("['a red coat']", ("a red coat",)),
+        ("[1, 2]", ("[1, 2]",)),
+        ("[a man] in a coat", ("[a man] in a coat",)),
+        ("[{[]: 1}]", ("[{[]: 1}]",)),
+    ],
+)
+def test_a_list_of_captions_in_a_cell(tmp_path, prepare, cell, captions):
+    assert prepare(changed(2, 2, cell))[0] == 0
+    assert read_records(tmp_path, "train")[1].captions == captions
+
+
+def test_a_repeated_caption_of_an_image_is_left_out(tmp_path, prepare):
+    status, lines = prepare(csv_text([*ROWS, ROWS[1], ("a/2.png", "bob", "a coat", "train"), *[ROWS[0]] * 6]))
+    assert status == 0
+    told = [line.removeprefix(f"warning: {tmp_path / 'table.csv'}: ") for line in only(lines, "warning")]
+    assert told[0] == "row 7 repeats a caption of its image: left out"
+    assert "warning: ... and 2 more of this kind (repeated caption: 7)" in told
+    assert [record.captions for record in read_records(tmp_path, "train")] == [
+        ("a red coat, and a bag", "a coat"),
+        ("a blue coat", "a coat"),
+    ]
+
+
+def test_splits_without_people_are_named(prepare):
+    status, lines = prepare(csv_text(ROWS[:3]))
+    assert status == 0
+    val, test = only(lines, "warning")
+    assert "no val people: with eval.select_on: val, training holds out every 20th train person" in val
+    assert "no test people: evaluation has nothing to measure" in test
+
+
 def test_without_a_split_people_are_split_by_id(tmp_path, prepare):
     status, _ = prepare(csv_text([row[:3] for row in ROWS], HEADER[:3]), "--split", "0.5", "0.25", "0.25")
     assert status == 0
@@ -103,6 +140,7 @@ def changed(row: int, column: int, value: str) -> str:
         (changed(2, 1, " "), "row 4 has ' ' as 'person_id': fill the cell in"),
         (changed(2, 0, ""), "row 4 has nothing as 'image': fill the cell in"),
         (changed(2, 2, ""), "record 4 (train, person 2, 'a/2.png') has only empty captions"),
+        (changed(2, 2, "[]"), "record 4 has an empty list of captions"),
         (changed(2, 3, "dev"), "record 4 has the split 'dev', which is none of train, val, test"),
         (
             changed(2, 0, "/data/2.png"),

@@ -174,8 +174,11 @@ def test_missing_folder_and_annotation_file(tmp_path, capsys):
 def test_both_names_of_the_icfg_file(tmp_path, capsys):
     lay_out(tmp_path, small()[:1])
     (tmp_path / "reid_raw.json").rename(tmp_path / "ICFG_PEDES.json")
-    assert run(tmp_path, capsys, name="ICFG-PEDES")[0] == 0
+    status, lines = run(tmp_path, capsys, name="ICFG-PEDES")
+    assert status == 0
     assert read_records(tmp_path, "val") == []
+    assert not any("no val people" in line for line in lines)  # it has none
+    assert any("no test people" in line for line in only(lines, "warning"))
 
 
 @pytest.mark.parametrize("arguments", [["CUHK", "."], ["CUHK-PEDES", ".", "--workers", "0"], ["CUHK-PEDES"]])
@@ -184,6 +187,14 @@ def test_wrong_arguments(arguments, capsys):
         main(arguments)
     assert caught.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_help_tells_each_option_by_its_own_text(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--columns NAME=COLUMN [NAME=COLUMN ...] the table's names of image" in told
+    assert "--images FOLDER folder of the pictures" in told
 
 
 def test_failed_writing_keeps_the_earlier_files(tmp_path, capsys, monkeypatch):

@@ -36,6 +36,19 @@ def test_a_folder_with_splits(tmp_path, capsys):
         assert (root / "imgs" / record.file_path).read_bytes() == PNG.getvalue() + bytes([person])
 
 
+def test_a_single_split_is_none(tmp_path, capsys):
+    datasets = pytest.importorskip("datasets")
+    columns = {"image": ["a.png", "b.png"], "person_id": [1, 2], "caption": ["a coat", "a hat"]}
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict(columns)}).save_to_disk(tmp_path / "saved")
+    for name in columns["image"]:
+        (tmp_path / "imgs").mkdir(exist_ok=True)
+        (tmp_path / "imgs" / name).write_bytes(PNG.getvalue())
+    arguments = ("--table", str(tmp_path / "saved"), "--split", "0.5", "0", "0.5")
+    status, lines = run(tmp_path, capsys, *arguments, name="custom")
+    assert (status, only(lines, "error")) == (0, [])
+    assert [len(read_records(tmp_path, split)) for split in ("train", "val", "test")] == [1, 0, 1]
+
+
 def test_a_folder_that_is_none(tmp_path, capsys):
     pytest.importorskip("datasets")
     (tmp_path / "other").mkdir()
