@@ -1,36 +1,40 @@
-"""train.py --check: what a run will take, told from two steps and one evaluation batch."""
+"""train.py --check: what a run will take, told from a few steps and one evaluation batch."""
 
 import resource
 import time
-from itertools import islice
+from collections.abc import Iterator
+from itertools import islice, repeat
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from dataset.batches import to_device
+from dataset.batches import TrainBatch, to_device
 from dataset.loaders import EvalLoaders
 from evaluation.retrieval import Scores
 from losses.objective import Curriculum
+from training.graphs import GraphedStep
 from training.loop import evaluate, hours
 from training.parallel import whole_layers
 from training.progress import LossReader
 from training.run import Run
 from training.state import MODULES, TrainState
 from training.step import train_step
+from utils.cuda_graphs import WARM_UP_CALLS
 
-CHECKED_STEPS = 2
+CHECKED_STEPS = 2  # where steps run eagerly
 
 
 def check(state: TrainState, run: Run) -> str:
-    """Two steps and one evaluation batch. Returns lines that say what the whole run needs. Nothing is written."""
+    """A few steps and one evaluation batch. Returns lines that say what the whole run needs. Nothing is written."""
     steps, evaluations = _work_left(state, run)
     run.online.train()
     run.loader.sampler.set_position(state.epoch, state.batch)
     reader, since = LossReader({}), time.perf_counter()
-    seconds = 0.0  # of the last step, its batch's arrival included; the first one warms up
-    for batch in islice(run.loader.batches, CHECKED_STEPS):
-        losses = train_step(state, run.online, to_device(batch, run.process.device), Curriculum(alpha=0.0), run.config)
+    seconds = 0.0  # of the last step, with what it took to get its batch; those before warm up
+    for batch in _checked_batches(run):
+        batch = to_device(batch, run.process.device)
+        losses = train_step(state, run.online, batch, Curriculum(alpha=0.0), run.config, run.device_step)
         reader.read(state.step, losses)
         reader.read_rest()  # waits for the GPU
         seconds, since = time.perf_counter() - since, time.perf_counter()
@@ -48,6 +52,13 @@ def check(state: TrainState, run: Run) -> str:
             f"whole run   {whole}: {steps} steps, {evaluations} evaluations",
         ]
     )
+
+
+def _checked_batches(run: Run) -> Iterator[TrainBatch]:
+    """Of graphs, one batch until its step is replayed, as most steps of a run are; else CHECKED_STEPS of them."""
+    if isinstance(run.device_step, GraphedStep):
+        return repeat(next(iter(run.loader.batches)), WARM_UP_CALLS + 2)
+    return islice(run.loader.batches, CHECKED_STEPS)
 
 
 def _work_left(state: TrainState, run: Run) -> tuple[int, int]:

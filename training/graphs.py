@@ -54,10 +54,15 @@ def device_step_of(config: Config, process: Process, optimizer: torch.optim.Opti
 
 
 class GraphedStep:
-    """Does what `training.step.device_step` does. record: as of `utils.cuda_graphs.Graphs`."""
+    """Does what `training.step.device_step` does. record: as of `utils.cuda_graphs.Graphs`.
+
+    Logs after each epoch but the last how many of its steps were replayed.
+    """
 
     def __init__(self, record: Recorder | None = None) -> None:
         self.graphs = Graphs("a step", record)
+        self._epoch: int | None = None  # the one in which these are counted
+        self._steps = self._replays = 0
 
     def __call__(
         self, state: TrainState, online: nn.Module, batch: TrainBatch, now: Curriculum, config: Config
@@ -67,6 +72,15 @@ class GraphedStep:
         def parts(batch: TrainBatch, now: Curriculum) -> Exchanging[dict[str, Tensor]]:
             return device_parts(state, online, batch, now, config)
 
+        self._count(state.epoch)
         # in float64, as a number of Python is: the losses are then those of an eager step to the last bit
         there = (torch.full((), float(value), dtype=torch.float64, device=batch.person_id.device) for value in now)
         return self.graphs.in_parts(parts, batch, Curriculum(*there))
+
+    def _count(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            if self._steps:
+                share = (self.graphs.replays - self._replays) / self._steps
+                logger.info("CUDA graphs replayed %.0f %% of the last epoch's steps", 100 * share)
+            self._epoch, self._steps, self._replays = epoch, 0, self.graphs.replays
+        self._steps += 1

@@ -10,8 +10,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dataset.loaders import EpochBatches
+from tests.helpers.gradients import by_graphs
 from tests.helpers.runs import refused, train_and_record, train_command
 from training.progress import LossReader
+from utils.cuda_graphs import WARM_UP_CALLS
 
 
 def test_check_tells_what_a_run_takes_and_leaves_nothing(debug_settings, tmp_path, capsys):
@@ -38,6 +40,12 @@ def test_check_counts_the_loader_and_reads_the_losses_of_the_last_step(debug_set
     monkeypatch.setattr(LossReader, "read_rest", lambda reader: on_their_way.clear())
     assert train_command(arguments) == 0
     assert on_their_way == []
+
+
+def test_check_of_graphs_times_a_replay(debug_settings, tmp_path):
+    with by_graphs(WARM_UP_CALLS) as recorder:
+        assert train_command([*debug_settings(), "--output", str(tmp_path / "run"), "--check"]) == 0
+    assert recorder.replays == 2
 
 
 def test_profile_traces_some_steps(debug_settings, tmp_path):

@@ -14,6 +14,7 @@ from dataset.batches import collate_for_gpu, to_device
 from losses.objective import Curriculum
 from tests.helpers.graphs import Recorder
 from tests.helpers.steps import build_learner
+from training import graphs
 from training.graphs import GraphedStep, obstacle
 from training.loop import curriculum_at
 from training.optimizer import keep_rates_on
@@ -113,6 +114,21 @@ def test_a_capture_that_fails_is_one_line_and_steps_go_on(debug_config, batch, c
         "a step cannot be captured as a CUDA graph and runs eagerly: operation not permitted when stream is capturing"
     )
     assert state.step == WARM_UP_CALLS + 2
+
+
+def test_each_epoch_tells_the_share_of_its_steps_that_were_replayed(debug_config, batch, caplog):
+    config = debug_config()
+    learner, state = learner_and_state(config)
+    run = GraphedStep(recorder_of(state))
+    batch = collate_for_gpu(batch, parts=1, shares=(1.0,))
+    with caplog.at_level(logging.INFO):
+        for epoch in (0, 0, 0, 0, 1, 1, 2):
+            state.epoch = epoch
+            train_step(state, learner.objectives, batch, Curriculum(0.4), config, run)
+    assert [record.getMessage() for record in caplog.records if record.name == graphs.logger.name] == [
+        "CUDA graphs replayed 75 % of the last epoch's steps",
+        "CUDA graphs replayed 100 % of the last epoch's steps",
+    ]
 
 
 @pytest.mark.parametrize(
