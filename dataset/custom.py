@@ -46,10 +46,17 @@ def parse_columns(pairs: Sequence[str], table: Path) -> dict[str, str]:
 
 
 def entries_of(
-    rows: list[Row], names: dict[str, str], table: Path, *, shares: Sequence[float] | None, seed: int
+    rows: list[Row],
+    names: dict[str, str],
+    table: Path,
+    *,
+    shares: Sequence[float] | None,
+    seed: int,
+    keep_repeated: bool = False,
 ) -> Entries:
-    """Make one entry of all rows with the same image, person and split. A caption that it has already is left out.
+    """Make one entry of all rows with the same image, person and split.
 
+    A caption that the entry has already is left out, unless keep_repeated.
     Without a split column, people are split at random by shares (None: SHARES); the order of the rows does not matter.
     Raises: UserError for a missing column or cell, and for shares that are none or that the table contradicts.
     """
@@ -71,7 +78,7 @@ def entries_of(
             first_rows.append(row.number)
         own = merged[key]["captions"]
         for caption in _captions(row, names["caption"], table):
-            if caption in own:
+            if caption in own and not keep_repeated:
                 repeated.append(row.number)
             else:
                 own.append(caption)

@@ -28,6 +28,7 @@ from utils.errors import UserError
 from utils.log import one_line_errors, set_up_logging
 
 SHOWN_PER_KIND = 5
+SYNTHETIC = "synthetic.json"  # marks a folder of SynthPedes
 NO_VAL = f"with eval.select_on: val, training holds out every {HOLD_OUT_EVERY}th train person to choose best.pth"
 NO_TEST = "evaluation has nothing to measure"
 CHECKS = (checks.check_people, checks.check_images_listed_once, check_shared_captions, check_odd_captions)
@@ -130,7 +131,8 @@ def read_entries(raw_file: Path, benchmark: Benchmark, options: argparse.Namespa
     names = parse_columns(options.columns, raw_file)
     is_saved = raw_file.is_dir()
     rows = read_saved(raw_file, names, options.root / "imgs") if is_saved else read_table(raw_file)
-    return entries_of(rows, names, raw_file, shares=options.split, seed=options.seed)
+    drawn = (options.root / SYNTHETIC).is_file()  # its other files list every caption that was drawn
+    return entries_of(rows, names, raw_file, shares=options.split, seed=options.seed, keep_repeated=drawn)
 
 
 def prepare(
@@ -144,7 +146,7 @@ def prepare(
     workers: int,
 ) -> int:
     """Check everything, print the findings and a table of counts, and write the splits if there is no error."""
-    synthetic = (root / "synthetic.json").is_file()
+    synthetic = (root / SYNTHETIC).is_file()
     has_official = bool(benchmark.splits) and not synthetic
     annotations, findings = checks.parse_annotations(read.entries, benchmark.path_key, str(raw_file), read.numbers)
     annotations, empty = checks.drop_empty_captions(annotations, str(raw_file))

@@ -93,6 +93,14 @@ def test_a_repeated_caption_of_an_image_is_left_out(tmp_path, prepare):
     ]
 
 
+def test_drawn_people_keep_repeated_captions(tmp_path, prepare):
+    """The file of their parts lists them, too."""
+    (tmp_path / "synthetic.json").write_text("{}")
+    status, lines = prepare(csv_text([*ROWS, ROWS[1]]))
+    assert (status, only(lines, "warning")) == (0, [])
+    assert read_records(tmp_path, "train")[0].captions == ("a red coat, and a bag", "a coat", "a coat")
+
+
 def test_splits_without_people_are_named(prepare):
     status, lines = prepare(csv_text(ROWS[:3]))
     assert status == 0
