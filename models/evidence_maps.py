@@ -5,8 +5,8 @@ rest of the caption. The sum of their log-probabilities is traced through the wh
 gradients (arXiv:1703.01365). The path starts at an image that shows its own mean patch everywhere.
 
 Why not attention (models/attention_maps.py): a token of a Vision Mamba also holds what the scans have carried to it.
-Why not the score of the chunk by the matching head: in training, all chunks of a pair have its label, so all their
-scores rest on the same patches.
+Why not the score of the chunk by the matching head: in the attribute loss as published, all chunks of a pair have its
+label, so all their scores rest on the same patches.
 """
 
 import torch
