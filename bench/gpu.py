@@ -41,14 +41,19 @@ STEPS = {  # in the order of their value
         "-m pytest -m gpu tests/unit -vv --tb=short", 120, "-m pytest -m gpu tests/unit/evaluation --collect-only -q"
     ),
     "train_step": Step(
-        "-m bench.train_step --device cuda --batches 8 64 --plain 8",
-        150,
-        "-m bench.train_step --device cpu --cases demo --batches 2 4 --plain 2 --repeats 1",
+        "-m bench.train_step --device cuda --batches 64 8 --plain --no-fp32",
+        80,
+        "-m bench.train_step --device cpu --cases demo --batches 4 2 --plain --no-fp32 --repeats 1",
     ),
     "launches": Step(
         "-m bench.launches --batches 8 64",
         40,
         "-m bench.launches --device cpu --batches 2",
+    ),
+    "plain_step": Step(
+        "-m bench.train_step --device cuda --batches 8",
+        70,
+        "-m bench.train_step --device cpu --cases demo --batches 2 --repeats 1",
     ),
     "mixer": Step(
         "-m bench.scan --mixer --batches 8 64 --widths 384 768 --lengths 197 577 --repeats 5",

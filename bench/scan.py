@@ -22,11 +22,13 @@ from bench.plain_scan import plain_scan
 from bench.rows import Rows
 from bench.stock_mixer import stock_mixer
 from bench.timing import copy_rate, matmul_rate, take_turns
+from models.joined_weights import joined_once
 from models.mamba_mixer import BidirectionalMambaMixer
 from models.selective_scan import selective_scan
 from models.selective_scan.interface import available_backends
 
 STATE = 16
+STOCK = "stock, flipped"
 EXPAND = 2  # channels of the scan per width of the encoder
 # Per channel, step and state, a fused multiply-add counting two: an exponential takes 15, the forward recurrence 5; the
 # backward pass repeats them with two more for C and has 12 of its own.
@@ -131,29 +133,42 @@ def bench_scan(inputs: dict[str, Tensor], rates: tuple[float, float], repeats: i
 
 
 def bench_mixer(tokens: Tensor, dtype: torch.dtype, repeats: int, rows: Rows) -> None:
-    """A layer by each backend; the ratio is to stock mamba-ssm where it is installed, else to the reference."""
+    """A layer by each backend; the ratio is to stock mamba-ssm where it is installed, else to the reference.
+
+    Ours joins and casts its weights once, as in a training step, which is part of the time.
+    """
     batch, length, width = tokens.shape
     torch.manual_seed(0)
-    layers: dict[str, Callable[[], Tensor]] = {}
-    for name in available_backends(tokens.device.type, dtype):
+    kind = tokens.device.type
+    layers: dict[str, BidirectionalMambaMixer] = {}
+    for name in available_backends(kind, dtype):
         if name != "reference" or tokens.numel() * EXPAND * STATE <= REFERENCE_STATES:
-            layers[name] = partial(BidirectionalMambaMixer(width, scan_backend=name).to(tokens.device), tokens)
+            layers[name] = BidirectionalMambaMixer(width, scan_backend=name).to(tokens.device)
     if "mamba-ssm" in layers and importlib.util.find_spec("causal_conv1d") is not None:
-        layers["stock, flipped"] = partial(stock_mixer, BidirectionalMambaMixer(width).to(tokens.device), tokens)
+        layers[STOCK] = BidirectionalMambaMixer(width).to(tokens.device)
     grad = torch.randn_like(tokens)
 
-    def forward(layer: Callable[[], Tensor]) -> None:
-        with torch.no_grad(), torch.autocast(tokens.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            layer()
+    def mix(name: str) -> Tensor:
+        layer = layers[name]
+        with torch.autocast(kind, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            if name == STOCK:
+                return stock_mixer(layer, tokens)
+            with joined_once(layer, kind):
+                return layer(tokens)
 
-    def both(layer: Callable[[], Tensor]) -> None:
-        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            out = layer()
+    def forward(name: str) -> None:
+        with torch.no_grad():
+            mix(name)
+
+    def both(name: str) -> None:
+        layers[name].zero_grad(set_to_none=True)  # as in training: gradients are written, not added
+        tokens.grad = None
+        out = mix(name)
         out.backward(grad.to(out.dtype))
 
     for what, run in {"forward": forward, "forward + backward": both}.items():
-        times = take_turns({name: partial(run, layer) for name, layer in layers.items()}, repeats, tokens.device.type)
-        base = times.get("stock, flipped", times.get("reference"))
+        times = take_turns({name: partial(run, name) for name in layers}, repeats, kind)
+        base = times.get(STOCK, times.get("reference"))
         for name, seconds in times.items():
             rows.add(*row_of((batch, width, length), "mixer", what, name, seconds, base))
 

@@ -3,6 +3,7 @@
     python -m bench.train_step                                    the demo's model, and one of width 384, on a CPU
     python -m bench.train_step --device cuda                      Vim-B at 224 px and BERT base, batches of 8 and 64
     python -m bench.train_step --device cuda --plain 8            the same, the plain step at a batch of 8 alone
+    python -m bench.train_step --device cuda --plain --no-fp32    what training does by itself, the graph first
 
 Pictures are noise, captions as long as those of CUHK-PEDES with two chunks each, no dropout, weights random; the scan
 is by the same backend. In their first step, all take the negatives, masks and words that the plain step has drawn, so
@@ -10,8 +11,8 @@ that losses and gradients can be compared; how many they would have drawn otherw
 measured as a CUDA graph (train.cuda_graph); all others run eagerly. Each row is printed once it is measured.
 
 - Times: the best of some steps, which take turns with the plain step.
-- Memory: the peak of the first steps above the built model, so with gradients and optimiser. On a CPU a process of its
-  own does them.
+- Memory: the peak of the first steps above the built model, so with gradients and optimiser. On a GPU it is what torch
+  reserves, as the pool of a graph is full even where no tensor lives. On a CPU a process of its own does the steps.
 - Operations: of matrix products, convolutions and attention, a multiply-add counting two.
 - Operators: those that a step dispatches, views left out. Of a graph, those around its one launch.
 - Parts: shares of the time, with their backward passes. The rest is the optimiser, the momentum copies, the queue, and
@@ -65,7 +66,8 @@ def main() -> None:
     device = torch.device(args.device)
     set_up_logging()  # a graph that cannot be captured says so
     keep_freed_memory()
-    rates = {name: matmul_rate(device.type, name) for name in dict.fromkeys([best_precision(device.type), "fp32"])}
+    precisions = dict.fromkeys([best_precision(device.type), *([] if args.no_fp32 else ["fp32"])])
+    rates = {name: matmul_rate(device.type, name) for name in precisions}
     where = f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else torch.cuda.get_device_name()
     told = ", ".join(f"{name} {rate / 1e12:.2f} TFLOP/s" for name, rate in rates.items())
     print(f"{where}, torch {torch.__version__}; matrix products: {told}", flush=True)
@@ -90,6 +92,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), help="default: vim_base on a GPU, else the others")
     parser.add_argument("--batches", type=int, nargs="+", metavar="N", help="samples in a batch (default: by case)")
     parser.add_argument("--plain", type=int, nargs="*", metavar="N", help="batches with the plain step (default: all)")
+    parser.add_argument("--no-fp32", action="store_true", help="ours only in the precision that training would choose")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="turns of each step; the best counts")
     parser.add_argument("--compile", action="store_true", help="also with train.compile, which takes long to start")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="override keys of the configuration")
@@ -97,6 +100,8 @@ def parse_arguments() -> argparse.Namespace:
     on_gpu = args.device == "cuda"
     args.cases = args.cases or (["vim_base"] if on_gpu else [name for name in CASES if name != "vim_base"])
     args.batches = args.batches or ([8, 64] if on_gpu else None)
+    if args.no_fp32 and args.plain != []:
+        parser.error("--no-fp32 leaves the plain step out as well, so it wants --plain without a number")
     return args
 
 
@@ -142,8 +147,9 @@ def start(config: Config, variant: Variant, device: torch.device, draws: SameDra
     peak = peak_memory_of_process(config, variant) if device.type == "cpu" else 0.0
     case = build(config, variant, device)
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # of the variant before
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        before = torch.cuda.memory_reserved()
     begin = time.perf_counter()
     with draws.of_a_step(), FlopCounterMode(display=False) as operations:
         losses = {key: loss.clone() for key, loss in step(case, variant).items()}
@@ -155,7 +161,7 @@ def start(config: Config, variant: Variant, device: torch.device, draws: SameDra
     with OperatorCounter() as operators:
         step(case, variant)
     if device.type == "cuda":
-        peak = (torch.cuda.max_memory_allocated() - before) / 2**30
+        peak = (torch.cuda.max_memory_reserved() - before) / 2**30
     flops, launches = operations.get_total_flops(), operators.counts.total()
     return Started(variant, case, losses, first, flops, launches, peak, seconds)
 

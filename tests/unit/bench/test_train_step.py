@@ -1,6 +1,7 @@
 """bench.train_step: a row for each variant, below the one of the plain step how far apart they are."""
 
 import re
+import sys
 
 import pytest
 import torch
@@ -22,6 +23,17 @@ def test_operators_are_counted_forward_and_backward_without_views():
         out.backward(torch.ones_like(out.detach()))
     assert backward.counts["mm"] == 1
     assert not {"t", "transpose", "detach", "view", "_unsafe_view"} & {*forward.counts, *backward.counts}
+
+
+def test_without_fp32_there_is_no_plain_step(monkeypatch, capsys):
+    for flags in (["--plain"], []):
+        monkeypatch.setattr(sys, "argv", ["train_step", "--no-fp32", *flags])
+        if flags:
+            assert train_step.parse_arguments().no_fp32
+        else:
+            with pytest.raises(SystemExit):
+                train_step.parse_arguments()
+    assert "leaves the plain step out as well" in capsys.readouterr().err
 
 
 @pytest.fixture
