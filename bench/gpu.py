@@ -43,7 +43,7 @@ STEPS = {  # in the order of their value
     "train_step": Step(
         "-m bench.train_step --device cuda --batches 64 8 --plain --no-fp32",
         80,
-        "-m bench.train_step --device cpu --cases demo --batches 4 2 --plain --no-fp32 --repeats 1",
+        "-m bench.train_step --device cpu --cases demo --batches 2 --plain --no-fp32 --repeats 1",
     ),
     "launches": Step(
         "-m bench.launches --batches 8 64",
