@@ -21,7 +21,12 @@ MAX_TRACK = 1000
 MAX_SOURCES = 1000
 NO_ORIGIN = "it is not known where this image comes from"
 RAW_VIDEO = "this service blurs other people (--blur-others), and the video itself would show them"
-FRAME_RESPONSES: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}, **SOURCE_PROBLEMS}
+BUSY = "The recording cannot be read, too many frames are waiting, or the index is gone"
+FRAME_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": {}}},
+    **SOURCE_PROBLEMS,
+    503: {"model": Problem, "description": BUSY},
+}
 VIDEO_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"video/*": {}}},
     206: {"content": {"video/*": {}}, "description": "A part of the video"},
@@ -85,19 +90,16 @@ def _add_recordings(router: APIRouter, service: Service) -> None:
         response_class=FileResponse,
         responses=VIDEO_RESPONSES,
     )
-    async def video(request: Request, image_id: ImageId) -> Response:
-        def find() -> Response:
-            origin = _origin(service, image_id)
-            if origin.time_s is None:
-                raise HTTPException(404, "this image comes from a picture, not from a video")
-            service.audit.write(client_of(request), "video", image_id=image_id, range=request.headers.get("range", ""))
-            path = video_file(origin)
-            kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-            return FileResponse(path, media_type=kind, headers={"cache-control": IMAGE_CACHE})
-
+    def video(request: Request, image_id: ImageId) -> Response:  # in a thread that waits for no frame
         if service.blur_others:
             raise HTTPException(403, RAW_VIDEO)
-        return await service.decode(find)
+        origin = _origin(service, image_id)
+        if origin.time_s is None:
+            raise HTTPException(404, "this image comes from a picture, not from a video")
+        service.audit.write(client_of(request), "video", image_id=image_id, range=request.headers.get("range", ""))
+        path = video_file(origin)
+        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        return FileResponse(path, media_type=kind, headers={"cache-control": IMAGE_CACHE})
 
 
 def _origin(service: Service, image_id: str) -> Origin:

@@ -37,6 +37,7 @@ class Service:
         self.source_name = SourceNames(gallery, whole_paths=access.open)
         self._one_at_a_time = CapacityLimiter(1)
         self._decoders = CapacityLimiter(limits.decoders)
+        self._decoding = 0
         self._calls = 0  # running and waiting; the limiter itself counts a call one turn of the event loop too late
 
     async def ask(self, call: Callable[[], T]) -> T:
@@ -56,8 +57,14 @@ class Service:
             self._calls -= 1
 
     async def decode(self, call: Callable[[], T]) -> T:
-        """Run a call that decodes a recording in a thread, after the calls that came before if there are many."""
-        return await to_thread.run_sync(call, limiter=self._decoders)
+        """Run a call that decodes a frame in a thread, `limits.decoders` at once; as many wait as calls of the model."""
+        if self._decoding >= self.limits.decoders + self.limits.waiting_calls:
+            raise HTTPException(503, "too many frames are waiting: try again in a moment", {"retry-after": "5"})
+        self._decoding += 1
+        try:
+            return await to_thread.run_sync(call, limiter=self._decoders)
+        finally:
+            self._decoding -= 1
 
     def told(self, error: Exception) -> str:
         """What the client is told. The message may name files and hosts, so only a service on loopback shows it."""

@@ -2,13 +2,17 @@
 
 import os
 import sys
+import threading
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from gallery.footage.decode import Video
-from tests.helpers.fake_gallery import FakeGallery
+from gallery.service.limits import Limits
+from tests.helpers.fake_gallery import FakeGallery, client_for
 from tests.helpers.recordings import crop
 
 av = pytest.importorskip("av", reason="requirements-video.txt not installed")
@@ -69,6 +73,31 @@ def test_a_recording_that_cannot_be_read(client, gallery, recordings, tmp_path):
     (tmp_path / "linked.mp4").symlink_to(tmp_path / "secret.txt")
     gallery.origins["id2"] = crop(tmp_path / "linked.mp4", 0)
     assert [status for status, _ in refusals(client, "id2")] == [503, 503]
+
+
+def test_few_frames_may_wait_and_videos_wait_for_none(gallery, monkeypatch):
+    client = client_for(gallery, limits=Limits(decoders=1, waiting_calls=1))
+    working, finish, decoded = threading.Event(), threading.Event(), Image.new("RGB", (9, 9))
+
+    def slow(origin):
+        working.set()
+        assert finish.wait(60)
+        return decoded
+
+    monkeypatch.setattr("gallery.service.frame_routes.read_frame", slow)
+    with client, ThreadPoolExecutor(4) as pool:  # `with`: one event loop for all requests
+        frames = [pool.submit(client.get, "/api/frame?id=id0")]
+        try:
+            assert working.wait(60)
+            frames += [pool.submit(client.get, f"/api/frame?id=id{number}") for number in (1, 2)]
+            (refused,), _ = wait(frames[1:], 60, FIRST_COMPLETED)
+            assert (refused.result().status_code, refused.result().headers["retry-after"]) == (503, "5")
+            assert refused.result().json()["detail"] == "too many frames are waiting: try again in a moment"
+            assert pool.submit(client.get, "/api/video?id=id0").result(60).status_code == 200
+        finally:
+            finish.set()
+        assert sorted(response.result(60).status_code for response in frames) == [200, 200, 503]
+        assert client.get("/api/frame?id=id0").status_code == 200
 
 
 def test_without_pyav_it_says_what_to_install(client, monkeypatch):
