@@ -57,7 +57,7 @@ class Service:
             self._calls -= 1
 
     async def decode(self, call: Callable[[], T]) -> T:
-        """Run a call that decodes a frame in a thread, `limits.decoders` at once; as many wait as calls of the model."""
+        """Run a call that decodes a frame in a thread: `limits.decoders` at once, `limits.waiting_calls` may wait."""
         if self._decoding >= self.limits.decoders + self.limits.waiting_calls:
             raise HTTPException(503, "too many frames are waiting: try again in a moment", {"retry-after": "5"})
         self._decoding += 1
