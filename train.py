@@ -101,7 +101,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--trust-checkpoint", action="store_true", help="unpickle --init files even if that runs code")
     resume = "continue from PATH (default: last.pth of the run's folder; auto: the same, or start anew without one)"
     parser.add_argument("--resume", nargs="?", const="", metavar="PATH", help=resume)
-    parser.add_argument("--check", action="store_true", help="try two steps, tell memory and hours, write nothing")
+    parser.add_argument("--check", action="store_true", help="try a few steps, tell memory and hours, write nothing")
     parser.add_argument(
         "--profile", action="store_true", help="trace a few steps into profile.json in the run's folder"
     )
