@@ -106,7 +106,7 @@ def with_tracks(ledger: Ledger, entry: Entry, every_s: float) -> Iterator[tuple[
     if every_s > LONGEST_STEP_S:
         return
     frames, tracked = tee(ledger.seen(entry))
-    for frame, numbers in zip(frames, tracks((each.sighting for each in tracked), every_s), strict=False):
+    for frame, numbers in zip(frames, tracks((each.sighting for each in tracked), every_s), strict=True):
         yield from zip(frame.images, numbers, strict=True)
 
 
