@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from figures.curves import TITLES
-from figures.style import BLUE, GREEN, GREY, ORANGE, RED, new_figure, save
+from figures.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, new_figure, save
 from training.matching_watch import CHANCE
 from utils.errors import UserError
 
 logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of each file that it has read to the end
 
 KEYS = ("itm", "attribute", "mlm", "itc")  # what tells how matching comes about
-COLOURS = (BLUE, ORANGE, GREEN, RED)
+COLOURS = (BLUE, ORANGE, GREEN, RED, PINK)
 SMOOTHED_OVER = 9  # logged values; single batches differ by more than a hundred steps change
 
 
@@ -68,8 +69,14 @@ def draw_steps(runs: Mapping[str, Mapping[str, Curve]]) -> Figure:
     for axes in figure.axes[2:]:
         axes.set_xlabel("optimiser step")
     if len(runs) > 1:
-        lines, names = figure.axes[0].get_legend_handles_labels()
-        figure.axes[2].legend(lines, names, loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
+        shown: dict[str, Artist] = {}  # a run may lack a loss, and so a line in a panel
+        for axes in figure.axes:
+            lines, names = axes.get_legend_handles_labels()
+            shown |= zip(names, lines, strict=True)
+        names = [name for name in runs if name in shown]
+        figure.axes[2].legend(
+            [shown[name] for name in names], names, loc="upper right", frameon=True, framealpha=0.9, edgecolor="none"
+        )
     return figure
 
 

@@ -3,8 +3,8 @@
 R image-text pairs (positives, then negatives), C chunks at most. Source: MARS (arXiv:2407.04287), attribute loss.
 
 The published loss gives all chunks of a pair one label. A wrong caption often has some right chunks, so a head that
-learns from it alone tells pairs apart and not chunks. An option of ours adds the captions that mrtd has rewritten. In
-them, a chunk with a replaced word does not fit and stands beside chunks that do.
+learns from it tells pairs apart rather than chunks. An option of ours adds the captions that mrtd has rewritten, or has
+them take the place of the pairs. In them, a chunk with a replaced word does not fit and stands beside chunks that do.
 """
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from losses.itm import pair_labels
 from losses.mrtd import MRTD
-from losses.objective import Objective, Step
+from losses.objective import Objective, ObjectiveSettings, Step
 from losses.precision import at_least_float32
 
 
@@ -55,17 +55,25 @@ class Attribute(Objective[None]):
     """It shares the model's matching head with itm."""
 
     key = "attribute"
-    sees_pairs = True
-    sees_chunks = True
     reaches = ("itm_head",)
 
+    def __init__(self, settings: ObjectiveSettings) -> None:
+        super().__init__(settings)
+        self.sees_pairs = self.sees_chunks = settings.attribute_replaced != "only"
+
     def loss(self, step: Step, prepared: None) -> Tensor:
-        assert step.passes.pair_hidden is not None
-        labels, drawn = pair_labels(step.passes.negatives)
-        chunks = step.passes.pair_chunks
-        logits, present = step.model.chunk_logits(step.passes.pair_hidden[:, : chunks.shape[1]], chunks)
-        of_pairs = attribute_loss(logits, present & drawn[:, None], labels)
-        return of_pairs + _loss_of_rewritten(step) if self.settings.attribute_replaced else of_pairs
+        parts = [_loss_of_pairs(step)] if self.sees_pairs else []
+        parts += [_loss_of_rewritten(step)] if self.settings.attribute_replaced else []
+        return torch.stack(parts).sum()
+
+
+def _loss_of_pairs(step: Step) -> Tensor:
+    """The published loss."""
+    assert step.passes.pair_hidden is not None
+    labels, drawn = pair_labels(step.passes.negatives)
+    chunks = step.passes.pair_chunks
+    logits, present = step.model.chunk_logits(step.passes.pair_hidden[:, : chunks.shape[1]], chunks)
+    return attribute_loss(logits, present & drawn[:, None], labels)
 
 
 def _loss_of_rewritten(step: Step) -> Tensor:

@@ -37,7 +37,7 @@ class ObjectiveSettings(NamedTuple):
     patch_size: int
     mlm_attribute_probability: float | None = None  # of the words in attribute chunks; None = mlm_probability
     mrtd_other_image: bool = False  # captions are rewritten for the image of another pair
-    attribute_replaced: bool = False  # attribute scores the chunks of mrtd's rewritten captions, too
+    attribute_replaced: bool | str = False  # attribute scores mrtd's rewritten captions, too; "only": alone
 
     def words(self) -> dict[str, Any]:
         """What `losses.masking.mask_tokens` needs to know of the vocabulary."""
@@ -134,8 +134,8 @@ class Objective(Generic[Prepared]):
     """One loss with its draws, its rows of the cross-modal pass and its head. Override what differs."""
 
     key: ClassVar[str]  # in losses.weights, in the log and in the documentation
-    sees_pairs: ClassVar[bool] = False  # needs the pairs' rows of the cross-modal pass
-    sees_chunks: ClassVar[bool] = False  # needs the tokens of attribute chunks in them, not [CLS] alone
+    sees_pairs: bool = False  # needs the pairs' rows of the cross-modal pass
+    sees_chunks: bool = False  # needs the tokens of attribute chunks in them, not [CLS] alone
     has_rows: ClassVar[bool] = False  # needs rows of its own in that pass
     reads_text: ClassVar[bool] = False  # needs all tokens of the text pass, not [CLS] alone
     reaches: ClassVar[tuple[str, ...]] = ()  # parts of the model, heads of other objectives say, that it trains too

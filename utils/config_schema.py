@@ -180,7 +180,7 @@ class LossesConfig:
     mlm_attribute_probability: NonZeroFraction | None
     mrtd_mask_probability: NonZeroFraction
     mrtd_other_image: bool
-    attribute_replaced: bool
+    attribute_replaced: bool | Literal["only"]
     cross_modal_share: NonZeroFraction
     mlm_share: NonZeroFraction | None
     hard_negatives_after_steps: NaturalInt

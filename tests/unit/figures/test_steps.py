@@ -32,6 +32,15 @@ def test_a_panel_shows_single_values_and_their_mean(run):
     assert not [*attribute.lines, *mlm.lines, *itc.lines]
 
 
+def test_legend_names_a_run_that_lacks_some_losses(run):
+    curves = read_steps(run)
+    figure = draw_steps({"words": {"mlm": curves["itm"]}, "no loss of these": {}, "all": curves})
+    legend = figure.axes[2].get_legend()
+    lines = [figure.axes[2].lines[1], figure.axes[0].lines[1]]
+    assert [text.get_text() for text in legend.get_texts()] == ["words", "all"]
+    assert [line.get_color() for line in legend.get_lines()] == [line.get_color() for line in lines]
+
+
 def test_means_at_the_ends_are_of_fewer_values():
     np.testing.assert_allclose(smoothed(np.arange(10.0)), [2, 2.5, 3, 3.5, 4, 5, 5.5, 6, 6.5, 7])
 

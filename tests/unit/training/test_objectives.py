@@ -1,5 +1,7 @@
 """From a configuration to a model: what is trained, and sizes that cannot go together."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -94,7 +96,14 @@ def test_attribute_may_score_the_chunks_of_rewritten_captions(debug_config, batc
             logits = learner.model.itm_head(passes.own_hidden["mrtd"][row, words].mean(dim=0))
             costs.append(F.cross_entropy(logits, (~replaced[row, words].any()).long()))
         per_caption += [torch.stack(costs).mean()] if costs else []
-    torch.testing.assert_close(with_rewritten - published, torch.stack(per_caption).mean())
+    rewritten = torch.stack(per_caption).mean()
+    torch.testing.assert_close(with_rewritten - published, rewritten)
+
+    config = debug_config("losses.attribute_replaced=only", "losses.weights={attribute: 1, mrtd: 1}")
+    (attribute,) = (each for each in build_learner(config).objectives.objectives if each.key == "attribute")
+    without_pairs = run_passes(learner.model, lesson, [own["mrtd"], attribute])
+    assert without_pairs.pair_hidden is None
+    torch.testing.assert_close(attribute.loss(replace(step, passes=without_pairs), None), rewritten)
 
 
 def test_rewritten_captions_need_the_loss_that_rewrites_them(debug_config):
