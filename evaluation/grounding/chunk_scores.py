@@ -1,7 +1,9 @@
 """Chunk scores: does the matching head tell a chunk that the picture shows from one with another attribute?
 
 The head scores a chunk as in the attribute loss: on the mean of the cross-modal output over the chunk's tokens, in the
-context of the whole caption. R captions with an exchanged attribute, K image tokens, N exchanges.
+context of the whole caption. Beside it, the language head tells what the model knows whatever its matching head has
+learnt: a chunk is as likely as its least likely word, masked alone.
+R captions with an exchanged attribute, L tokens, K image tokens, N exchanges.
 """
 
 from random import Random
@@ -37,6 +39,8 @@ class Scored(NamedTuple):
     other: float
     shown_elsewhere: float
     other_elsewhere: float
+    shown_words: float = np.nan  # log-probability in nats, on its own picture; NaN without a trained language head
+    other_words: float = np.nan
 
 
 class ChunkScores(NamedTuple):
@@ -45,13 +49,26 @@ class ChunkScores(NamedTuple):
     auc: Mean  # that a chunk which the picture shows scores above one with another attribute
     pairs: Mean  # share of exchanges in which the chunk scores above its own exchanged form
     elsewhere: Mean  # auc where both are scored on a picture of somebody else: what the words alone give away
+    words: Mean | None  # auc by the language head, where it was trained
     exchanges: int
 
 
 def score_chunks(
-    model: PersonSearchModel, case: Case, own: Tensor, elsewhere: Tensor, tokenizer: BertTokenizer, max_words: int
+    model: PersonSearchModel,
+    case: Case,
+    own: Tensor,
+    elsewhere: Tensor,
+    tokenizer: BertTokenizer,
+    max_words: int,
+    *,
+    tells_words: bool = True,
 ) -> list[Scored]:
-    """Score all exchanges of a caption. own, elsewhere: tokens (1, K, D) of its picture and of somebody else's."""
+    """Score all exchanges of a caption.
+
+    Args:
+        own, elsewhere: tokens (1, K, D) of its picture and of somebody else's.
+        tells_words: whether the model's language head was trained.
+    """
     exchanged = list(exchanges(case.caption, case.person, Random(case.number)))
     if not exchanged:
         return []
@@ -68,8 +85,12 @@ def score_chunks(
         if one.chunk >= scores[0].shape[1]:  # the caption was cut before the chunk
             continue
         values = [value for of_image in scores for value in (of_image[0, one.chunk], of_image[row, 0])]
-        if not np.isnan(values).any():
-            found.append(Scored(one.attribute, case.person_id, *map(float, values)))
+        if np.isnan(values).any():
+            continue
+        if tells_words:
+            chunks = [(ids[0], numbers[0] == one.chunk + 1), (ids[row], numbers[row] == 1)]
+            values += [_least_likely(model, *chunk, own, tokenizer.mask_token_id) for chunk in chunks]
+        found.append(Scored(one.attribute, case.person_id, *map(float, values)))
     return found
 
 
@@ -84,6 +105,17 @@ def _chunk_scores(
     hidden = model.text_encoder.cross_modal(ids, mask, image_tokens, own_images=1, wanted=wanted)
     logits, present = model.chunk_logits(hidden, numbers)
     return logits[..., MATCH].float().masked_fill(~present, torch.nan).cpu().numpy()
+
+
+def _least_likely(model: PersonSearchModel, ids: Tensor, chunk: Tensor, image_tokens: Tensor, mask_id: int) -> float:
+    """The lowest log-probability of the words of a chunk, each masked alone. ids (L,); chunk (L,) bool."""
+    words = chunk.nonzero()[:, 0]
+    each = torch.arange(len(words))
+    masked = ids.repeat(len(words), 1)
+    masked[each, words] = mask_id
+    masked = masked.to(model.itm_head.weight.device)
+    hidden = model.text_encoder.cross_modal(masked, torch.ones_like(masked), image_tokens, own_images=1)
+    return float(model.word_logits(hidden[each, words]).log_softmax(dim=-1)[each, ids[words]].min())
 
 
 def measure_chunks(scored: list[Scored]) -> dict[str, ChunkScores]:
@@ -105,10 +137,12 @@ def _measured(scored: list[Scored]) -> ChunkScores:
     person_id = _people(scored)
     won = np.array([[(one.shown > one.other) + 0.5 * (one.shown == one.other)] for one in scored])
     shown, other = np.array([[one.shown_elsewhere, one.other_elsewhere] for one in scored]).T
+    told, not_told = np.array([[one.shown_words, one.other_words] for one in scored]).T
     return ChunkScores(
         auc=area_under_curve(wins_of(scored)),
         pairs=mean_over_people(won, person_id)[0],
         elsewhere=area_under_curve(count_wins(shown, other, person_id)),
+        words=None if np.isnan(told).any() else area_under_curve(count_wins(told, not_told, person_id)),
         exchanges=len(scored),
     )
 

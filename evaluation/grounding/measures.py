@@ -111,7 +111,9 @@ def look(
                     maps = chunk_evidence(model, image, ids, chunks, mask_id=tokenizer.mask_token_id)
                     evidence += point(case, encoded, of_tokens(maps, chunks).cpu(), chunks.cpu() > 0)
                 with torch.inference_mode():
-                    scored += score_chunks(model, case, image_tokens, elsewhere, tokenizer, max_words)
+                    scored += score_chunks(
+                        model, case, image_tokens, elsewhere, tokenizer, max_words, tells_words=tells_words
+                    )
             bar.advance(len(own))
     return Looks(attention, layer, evidence, scored)
 

@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from evaluation.bootstrap import LEVEL, PAIRED_RESAMPLES, RESAMPLES, SEED
+from evaluation.grounding.chunk_scores import ChunkScores
 from evaluation.grounding.measures import Grounding, Reranking
 from evaluation.grounding.people import Mean
 from evaluation.grounding.pointing import Pointing
@@ -82,11 +83,7 @@ def _sections(grounding: Grounding) -> Iterator[Section]:
         if measured:
             yield Section(f"pointing: {title}", ("accuracy in %", "chance", "ratio", "words"), _pointing(measured))
     if grounding.chunks:
-        rows = [
-            (name, _number(own.auc), _percent(own.pairs), f"{own.elsewhere.value:.3f}", f"{own.exchanges}")
-            for name, own in grounding.chunks.items()
-        ]
-        yield Section("chunk scores", ("AUC", "pairs in %", "elsewhere", "number"), rows)
+        yield Section("chunk scores", ("AUC", "pairs in %", "elsewhere", "words", "n"), _chunks(grounding.chunks))
     if grounding.reranking is not None:
         similarity, reranked, test = grounding.reranking
         columns = zip(HEADERS, similarity, reranked, *test, strict=True)
@@ -105,6 +102,20 @@ def _pointing(measured: Mapping[str, Pointing]) -> list[tuple[str, ...]]:
             f"{100 * own.chance.value:.1f}",
             f"{own.accuracy.value / own.chance.value:.1f}",
             f"{own.words}",
+        )
+        for name, own in measured.items()
+    ]
+
+
+def _chunks(measured: Mapping[str, ChunkScores]) -> list[tuple[str, ...]]:
+    return [
+        (
+            name,
+            _number(own.auc),
+            _percent(own.pairs),
+            f"{own.elsewhere.value:.3f}",
+            f"{own.words.value:.3f}" if own.words else "-",
+            f"{own.exchanges}",
         )
         for name, own in measured.items()
     ]

@@ -27,7 +27,7 @@ def test_table_and_files(run, debug_settings, capsys):
         assert everything["words"] == sum(own["words"] for part, own in found[maps].items() if part != "all") > 50
         assert 0 < everything["chance"]["low"] <= everything["chance"]["value"] <= everything["chance"]["high"] < 0.5
     for kind, own in found["chunks"].items():
-        values = [own[name][end] for name in ("auc", "pairs", "elsewhere") for end in ("low", "value", "high")]
+        values = [own[name][end] for name in ("auc", "pairs", "elsewhere", "words") for end in ("low", "value", "high")]
         assert all(math.isfinite(value) and 0 <= value <= 1 for value in values), kind
     retrieval = json.loads((run / "out" / "metrics.json").read_text())
     rerank = found["reranking"]["R1"]
