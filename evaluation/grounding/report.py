@@ -83,7 +83,7 @@ def _sections(grounding: Grounding) -> Iterator[Section]:
         if measured:
             yield Section(f"pointing: {title}", ("accuracy in %", "chance", "ratio", "words"), _pointing(measured))
     if grounding.chunks:
-        yield Section("chunk scores", ("AUC", "pairs in %", "elsewhere", "words", "n"), _chunks(grounding.chunks))
+        yield Section("chunk scores", ("AUC", "pairs in %", "blind", "words", "n"), _chunks(grounding.chunks))
     if grounding.reranking is not None:
         similarity, reranked, test = grounding.reranking
         columns = zip(HEADERS, similarity, reranked, *test, strict=True)

@@ -37,6 +37,7 @@ def test_table_and_files(run, debug_settings, capsys):
     for text in ("pointing: attention, layer", "pointing: evidence", "chunk scores", "re-ranking", "mINP"):
         assert text in table
         assert text in written
+    assert "…" not in written  # on 80 columns
 
 
 def test_data_that_were_not_drawn_are_refused_before_anything_is_scored(
