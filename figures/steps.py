@@ -50,7 +50,7 @@ def draw_steps(runs: Mapping[str, Mapping[str, Curve]]) -> Figure:
     panels = figure.subplots(2, 2, sharex=True).flat
     for axes, key in zip(panels, KEYS, strict=True):
         axes.set_title(TITLES[key])
-        for (name, curves), colour in zip(runs.items(), COLOURS, strict=False):
+        for (name, curves), colour in zip(runs.items(), COLOURS[: len(runs)], strict=True):
             if key in curves:
                 steps, losses = curves[key]
                 axes.plot(steps, losses, color=colour, alpha=0.2, linewidth=0.8)

@@ -44,27 +44,30 @@ def chunk_evidence(
         path = (image - (1 - places) * change).clone().requires_grad_()  # (S, 3, H, W)
         for chunk in range(1, int(chunk_ids.max()) + 1):
             places_of_words = (chunk_ids == chunk).nonzero()[:, 0]
-            told = _log_probability(model, path, input_ids.clone(), places_of_words, mask_id)
-            (gradient,) = torch.autograd.grad(told, path)
+            tokens = model.encode_image(path)[0].tokens
+            told = log_probabilities(model, tokens, input_ids.clone(), places_of_words, mask_id)
+            (gradient,) = torch.autograd.grad(told.sum(), path)
             gains = (gradient.mean(dim=0) * change[0]).detach()  # (3, H, W)
             patches = gains.unflatten(1, (rows, size)).unflatten(3, (columns, size))  # (3, rows, P, columns, P)
             maps.append(patches.sum(dim=(0, 2, 4))[None])
     return torch.cat(maps).clamp(min=0)
 
 
-def _log_probability(
-    model: PersonSearchModel, images: Tensor, input_ids: Tensor, words: Tensor, mask_id: int
+def log_probabilities(
+    model: PersonSearchModel, image_tokens: Tensor, input_ids: Tensor, words: Tensor, mask_id: int
 ) -> Tensor:
-    """Sum over images (S, 3, H, W) and words, each masked in turn. words: (n,) places in input_ids (L,)."""
-    tokens = model.encode_image(images)[0].tokens
+    """How likely each word is once it alone is masked, by the language head: (n, S), nats.
+
+    Args: image_tokens (S, K, D); input_ids (L,), without padding; words (n,), their places; mask_id, of [MASK].
+    """
     number, each = len(words), torch.arange(len(words), device=words.device)
     masked = input_ids.expand(number, -1).clone()
     masked[each, words] = mask_id
-    ids = masked.repeat_interleave(len(images), dim=0)  # (n * S, L), word by word
-    hidden = model.text_encoder.cross_modal(ids, torch.ones_like(ids), tokens, own_images=len(images))
+    ids = masked.repeat_interleave(len(image_tokens), dim=0)  # (n * S, L), word by word
+    hidden = model.text_encoder.cross_modal(ids, torch.ones_like(ids), image_tokens, own_images=len(image_tokens))
     at_words = hidden.unflatten(0, (number, -1))[each, :, words]  # (n, S, D)
     likely = model.word_logits(at_words).log_softmax(dim=-1)  # (n, S, V)
-    return likely[each, :, input_ids[words]].sum()
+    return likely[each, :, input_ids[words]]
 
 
 def of_tokens(evidence: Tensor, chunk_ids: Tensor) -> Tensor:

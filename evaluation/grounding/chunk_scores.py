@@ -6,6 +6,7 @@ learnt: a chunk is as likely as its least likely word, masked alone.
 R captions with an exchanged attribute, L tokens, K image tokens, N exchanges.
 """
 
+from functools import cache
 from random import Random
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from dataset.texts import Places
 from dataset.tokenizer import encode
 from evaluation.grounding.cases import Case
 from evaluation.grounding.people import Mean, Wins, area_under_curve, count_wins, mean_over_people
+from models.evidence_maps import log_probabilities
 from models.person_search import MATCH, PersonSearchModel
 
 KINDS = {  # of attributes, as the table has them; every other attribute is a colour
@@ -80,6 +82,11 @@ def score_chunks(
     rows = (pad_sequence(ids, batch_first=True), pad_sequence(numbers, batch_first=True))
     lengths = torch.tensor([len(row) for row in ids])
     scores = [_chunk_scores(model, *rows, lengths, image_tokens) for image_tokens in (own, elsewhere)]
+
+    @cache
+    def likely(row: int, number: int) -> float:
+        return _least_likely(model, ids[row], numbers[row] == number, own, tokenizer.mask_token_id)
+
     found = []
     for row, one in enumerate(exchanged, 1):
         if one.chunk >= scores[0].shape[1]:  # the caption was cut before the chunk
@@ -88,8 +95,7 @@ def score_chunks(
         if np.isnan(values).any():
             continue
         if tells_words:
-            chunks = [(ids[0], numbers[0] == one.chunk + 1), (ids[row], numbers[row] == 1)]
-            values += [_least_likely(model, *chunk, own, tokenizer.mask_token_id) for chunk in chunks]
+            values += [likely(0, one.chunk + 1), likely(row, 1)]
         found.append(Scored(one.attribute, case.person_id, *map(float, values)))
     return found
 
@@ -109,13 +115,8 @@ def _chunk_scores(
 
 def _least_likely(model: PersonSearchModel, ids: Tensor, chunk: Tensor, image_tokens: Tensor, mask_id: int) -> float:
     """The lowest log-probability of the words of a chunk, each masked alone. ids (L,); chunk (L,) bool."""
-    words = chunk.nonzero()[:, 0]
-    each = torch.arange(len(words))
-    masked = ids.repeat(len(words), 1)
-    masked[each, words] = mask_id
-    masked = masked.to(model.itm_head.weight.device)
-    hidden = model.text_encoder.cross_modal(masked, torch.ones_like(masked), image_tokens, own_images=1)
-    return float(model.word_logits(hidden[each, words]).log_softmax(dim=-1)[each, ids[words]].min())
+    words = chunk.nonzero()[:, 0].to(image_tokens.device)
+    return float(log_probabilities(model, image_tokens, ids.to(image_tokens.device), words, mask_id).min())
 
 
 def measure_chunks(scored: list[Scored]) -> dict[str, ChunkScores]:
