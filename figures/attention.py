@@ -35,13 +35,13 @@ from figures.inputs import (
     read_input,
 )
 from figures.retrievals import read_picture
-from figures.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, new_page, save
+from figures.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, PINK, RED, SKY, new_page, save
 from models.attention_maps import default_layer, word_attention
 from models.evidence_maps import chunk_evidence, of_tokens
 from utils.errors import UserError
 
 HEAT = LinearSegmentedColormap.from_list("heat", ["#FFFFFF", "#FED976", "#FD8D3C", "#E31A1C", "#800026"])
-CHUNK_COLOURS = ((BLUE, "white"), (ORANGE, INK), (GREEN, "white"), ("#CC79A7", INK), ("#56B4E9", INK), (RED, "white"))
+CHUNK_COLOURS = ((BLUE, "white"), (ORANGE, INK), (GREEN, "white"), (PINK, INK), (SKY, INK), (RED, "white"))
 CELLS_PER_LINE = 10
 CELL_INCHES, GAP_INCHES, NAME_INCHES, MARGIN_INCHES = 0.72, 0.05, 0.42, 0.15
 HEADER_INCHES, CAPTION_LINE_INCHES, FOOTER_INCHES = 0.42, 0.17, 0.62

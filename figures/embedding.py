@@ -17,12 +17,12 @@ from matplotlib.patheffects import withStroke
 from dataset.run_loaders import eval_loaders_of
 from evaluation.retrieval import embed_captions, embed_images
 from figures.inputs import LoadedModel, add_model_arguments, load_models, name_of_data, positive
-from figures.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, RED, new_figure, save
+from figures.style import BLUE, GREEN, GREY, INK, ORANGE, PALE, PINK, RED, SKY, new_figure, save
 from utils.distributed import start
 from utils.errors import UserError
 from utils.precision import autocast
 
-PERSON_COLOURS = (BLUE, RED, GREEN, ORANGE, "#CC79A7", INK, "#56B4E9", "#8C6D1F")
+PERSON_COLOURS = (BLUE, RED, GREEN, ORANGE, PINK, INK, SKY, "#8C6D1F")
 LIGHT = "#C4C4C4"
 MAX_POINTS = 2000  # of the map: t-SNE takes a minute for these
 MOST_COLOURED_POINTS = 8  # images, and as many captions, of a person in colour

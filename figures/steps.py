@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from figures.curves import TITLES
-from figures.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, new_figure, save
+from figures.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, RED, SKY, new_figure, save
 from training.matching_watch import CHANCE
 from utils.errors import UserError
 
 logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of each file that it has read to the end
 
 KEYS = ("itm", "attribute", "mlm", "itc")  # what tells how matching comes about
-COLOURS = (BLUE, ORANGE, GREEN, RED, PINK)
+COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, INK)
 SMOOTHED_OVER = 9  # logged values; single batches differ by more than a hundred steps change
 
 
