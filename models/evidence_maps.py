@@ -42,11 +42,11 @@ def chunk_evidence(
     with torch.inference_mode(False), torch.enable_grad():
         places = ((torch.arange(steps, device=image.device) + 0.5) / steps).view(-1, 1, 1, 1)
         path = (image - (1 - places) * change).clone().requires_grad_()  # (S, 3, H, W)
+        tokens = model.encode_image(path)[0].tokens
         for chunk in range(1, int(chunk_ids.max()) + 1):
             places_of_words = (chunk_ids == chunk).nonzero()[:, 0]
-            tokens = model.encode_image(path)[0].tokens
             told = log_probabilities(model, tokens, input_ids.clone(), places_of_words, mask_id)
-            (gradient,) = torch.autograd.grad(told.sum(), path)
+            (gradient,) = torch.autograd.grad(told.sum(), path, retain_graph=True)  # of tokens, for the next chunk
             gains = (gradient.mean(dim=0) * change[0]).detach()  # (3, H, W)
             patches = gains.unflatten(1, (rows, size)).unflatten(3, (columns, size))  # (3, rows, P, columns, P)
             maps.append(patches.sum(dim=(0, 2, 4))[None])
