@@ -74,8 +74,8 @@ def draw_steps(runs: Mapping[str, Mapping[str, Curve]]) -> Figure:
             lines, names = axes.get_legend_handles_labels()
             shown |= zip(names, lines, strict=True)
         names = [name for name in runs if name in shown]
-        figure.axes[2].legend(
-            [shown[name] for name in names], names, loc="upper right", frameon=True, framealpha=0.9, edgecolor="none"
+        figure.legend(
+            [shown[name] for name in names], names, loc="outside lower center", ncols=min(len(names), 4), frameon=False
         )
     return figure
 

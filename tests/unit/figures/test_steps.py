@@ -35,7 +35,7 @@ def test_a_panel_shows_single_values_and_their_mean(run):
 def test_legend_names_a_run_that_lacks_some_losses(run):
     curves = read_steps(run)
     figure = draw_steps({"words": {"mlm": curves["itm"]}, "no loss of these": {}, "all": curves})
-    legend = figure.axes[2].get_legend()
+    (legend,) = figure.legends
     lines = [figure.axes[2].lines[1], figure.axes[0].lines[1]]
     assert [text.get_text() for text in legend.get_texts()] == ["words", "all"]
     assert [line.get_color() for line in legend.get_lines()] == [line.get_color() for line in lines]
