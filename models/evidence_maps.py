@@ -12,6 +12,7 @@ label, so all their scores rest on the same patches.
 import torch
 from torch import Tensor
 
+from dataset.texts import Places
 from models.person_search import PersonSearchModel
 
 STEPS = 3  # of the path; more do not point better
@@ -64,7 +65,10 @@ def log_probabilities(
     masked = input_ids.expand(number, -1).clone()
     masked[each, words] = mask_id
     ids = masked.repeat_interleave(len(image_tokens), dim=0)  # (n * S, L), word by word
-    hidden = model.text_encoder.cross_modal(ids, torch.ones_like(ids), image_tokens, own_images=len(image_tokens))
+    wanted = Places((ids == mask_id).long())
+    hidden = model.text_encoder.cross_modal(
+        ids, torch.ones_like(ids), image_tokens, own_images=len(image_tokens), wanted=wanted
+    )
     at_words = hidden.unflatten(0, (number, -1))[each, :, words]  # (n, S, D)
     likely = model.word_logits(at_words).log_softmax(dim=-1)  # (n, S, V)
     return likely[each, :, input_ids[words]]
