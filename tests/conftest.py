@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for each other cost more than they help
 
 import pytest
+import torch
 
 from dataset.batches import TrainBatch
 from dataset.prepare import main as prepare
@@ -23,6 +24,11 @@ from utils.distributed import start
 logging.getLogger("milvus_lite").setLevel(logging.WARNING)  # it still talks when pytest has closed its streams
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
 
 
 @pytest.fixture(scope="session")
