@@ -116,7 +116,7 @@ def measures_table(report: EvaluationReport, title: str) -> Table:
         table.add_section()
         table.add_row(f"[bold]{heading}[/]")
         for name, row in rows.items():
-            table.add_row(f"  {name}", *(_cell(*place) for place in zip(row.metrics, row.intervals, strict=False)))
+            table.add_row(f"  {name}", *(_cell(*place) for place in zip(row.metrics[:5], row.intervals, strict=True)))
         if rows is report.text_to_image:
             table.add_row("  chance", *(f"{value:.2f}" for value in report.chance[:5]))
     note = "; changed captions: text to image, re-ranked" if report.perturbed else ""
@@ -144,7 +144,7 @@ def markdown_table(report: EvaluationReport, title: str) -> str:
         for name, row in rows.items():
             cells = (
                 f"{value:.2f} ({low:.1f} to {high:.1f})"
-                for value, (low, high) in zip(row.metrics, row.intervals, strict=False)
+                for value, (low, high) in zip(row.metrics[:5], row.intervals, strict=True)
             )
             lines.append(f"| {heading}, {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

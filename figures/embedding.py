@@ -155,7 +155,7 @@ def _draw_map(axes: Axes, embedded: EmbeddedSplit, num_people: int, seed: int) -
     for shown, marker in ((is_image, "o"), (~is_image, "^")):
         x, y = places[grey & shown].T
         axes.scatter(x, y, s=6, marker=marker, color=LIGHT, linewidths=0)
-    for number, (person, colour) in enumerate(zip(people, PERSON_COLOURS, strict=False), 1):
+    for number, (person, colour) in enumerate(zip(people, PERSON_COLOURS[: len(people)], strict=True), 1):
         own = person_id == person
         ends = [places[own & shown].mean(axis=0) for shown in (is_image, ~is_image)]
         axes.plot(*np.array(ends).T, color=colour, linewidth=0.8, alpha=0.6)

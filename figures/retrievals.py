@@ -112,7 +112,8 @@ def draw_grid(
             if names:
                 place = (page.lefts[0] - NAME_INCHES / 2, row_top + page.image_size[1] / 2)
                 axes.text(*place, names[row], fontweight="bold", rotation=90, ha="center", va="center")
-            for left, path, is_right in zip(page.lefts, answers.images, answers.right, strict=False):
+            lefts = page.lefts[: len(answers.images)]
+            for left, path, is_right in zip(lefts, answers.images, answers.right, strict=True):
                 show_image(axes, pictures[path], (left, row_top), page.image_size, is_right, wrong)
     legend = "thick green frame with tick: the person described."
     legend += f"  thin {wrong} frame: somebody else.  best match first."

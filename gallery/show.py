@@ -21,7 +21,8 @@ def as_table(answer: Answer, root: Path) -> Table:
 
     Where the index knows it: how many images a result stands for, which recording it is from, and when.
     """
-    chunks = list(zip(ascii_lowercase, answer.hits[0].chunks if answer.hits else (), strict=False))
+    scored = answer.hits[0].chunks if answer.hits else ()
+    chunks = list(zip(ascii_lowercase, scored, strict=False))  # 26 columns are more than a terminal shows
     caption = Text("   ".join(f"{letter}: {chunk.text}" for letter, chunk in chunks))
     table = Table(title=Text(answer.query), caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
     table.title_justify = table.caption_justify = "left"

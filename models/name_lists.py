@@ -25,6 +25,7 @@ def _group(members: list[list[str]]) -> str:
     if len(members) == 1:
         return ".".join(members[0])
     shared = []
+    # Names differ in length: what lies behind the end of the shortest is not shared.
     for column in list(zip(*members, strict=False))[: min(map(len, members)) - 1]:
         if len({"#" if part.isdigit() else part for part in column}) > 1:
             break

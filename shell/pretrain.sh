@@ -23,13 +23,13 @@ step "$PYTHON" -m dataset.synthpedes "$DATA" --seed 1 --apart-from data/synthped
   --people-train 24000 --people-val 100 --people-test 100 --images-per-person 2
 step "$PYTHON" -m dataset.prepare CUHK-PEDES "$DATA"
 if [[ ${1:-} == --only-draw ]]; then exit; fi
-LOGS=()
+RUNS=() NAMES=()
 for part in "" _hard _chunks _words _together _words_again _together_again; do
-  LOGS+=("$RUN$part/train.log")
+  RUNS+=("$RUN$part") NAMES+=("$((${#NAMES[@]} + 1))${part//_/ }")
   step "$PYTHON" train.py --config "configs/synthpedes_pretrain$part.yaml" --output "$RUN$part" --resume auto "$@"
-  step "$PYTHON" -m figures steps "$RUN$part" --out "$START/synthpedes_pretrain$part"
 done
+step "$PYTHON" -m figures steps "${RUNS[@]}" --names "${NAMES[@]}" --out "$START/curves"
 step "$PYTHON" -m models.start "${RUN}_together_again/last.pth" "$START" --leave-out text_encoder.bert.embeddings.word_embeddings
-grep -hoE "step [0-9]+ +(itc|mlm) .*" "${LOGS[@]}" > "$START/steps.log"
+grep -hoE "step [0-9]+ +(itc|mlm) .*" "${RUNS[@]/%//train.log}" > "$START/steps.log"
 echo
 echo "in $REPOSITORY/$START: model.safetensors, config.json, curves, steps.log (the model card there is written by hand)"
