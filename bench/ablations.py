@@ -9,8 +9,8 @@ caption of each person, pointing accuracy by attention and by evidence, its chan
 (docs/evaluation.md, "Grounding").
 "as-published" rewrites captions for their own image, and its attribute loss has whole pairs alone. So has that of
 "no-mrtd", where no caption is rewritten.
-Rows come as soon as they are measured. At the end: means and deviations over the seeds, and differences from
-"all-losses" with intervals that are paired by people.
+Rows come as soon as they are measured. At the end: means, and differences from "all-losses", with their
+deviations between seeds and intervals over people.
 """
 
 import argparse

@@ -38,10 +38,10 @@ def print_means(columns: Sequence[str], outcomes: Mapping[str, Sequence[Outcome]
 
 
 def print_differences(columns: Sequence[str], outcomes: Mapping[str, Sequence[Outcome]]) -> None:
-    """A row for each variant but the first: difference from the first, with its interval over people."""
+    """A row for each variant but the first: mean difference, deviation between seeds, and the interval over people."""
     first, *others = outcomes
-    title = f"difference from {first} (95 % interval, paired by people)"
-    rows = Rows({"variant": _width(outcomes)}, columns, title=title, width=24)
+    title = f"difference from {first} ± deviation between seeds (95 % interval, paired by people)"
+    rows = Rows({"variant": _width(outcomes)}, columns, title=title, width=32)
     for name in others:
         rows.add(name, *(_difference_cell(column, outcomes[first], outcomes[name]) for column in columns))
 
@@ -50,14 +50,13 @@ def _mean_cell(column: str, runs: Sequence[Outcome]) -> str:
     values = np.array([run.values[column] for run in runs])
     if np.isnan(values).any():
         return "-"
-    deviation = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
     arrays = [run.people[column] for run in runs if column in run.people]
-    return f"{values.mean():.2f}{deviation}" + (f" ({_ends(np.mean(arrays, axis=0))})" if arrays else "")
+    return f"{values.mean():.2f}{_deviation(values)}" + (f" ({_ends(np.mean(arrays, axis=0))})" if arrays else "")
 
 
 def _difference_cell(column: str, before: Sequence[Outcome], after: Sequence[Outcome]) -> str:
     """Of the seeds that both have."""
-    pairs = list(zip(before, after, strict=False))
+    pairs = list(zip(before, after, strict=False))  # both are in the order of the seeds
     if not pairs or any(column not in run.people for pair in pairs for run in pair):
         return "-"
     differences = []
@@ -67,7 +66,12 @@ def _difference_cell(column: str, before: Sequence[Outcome], after: Sequence[Out
             difference[:, -1] = one.people[column][:, -1]  # the counts are the same in both
         differences.append(difference)
     found = _interval(np.mean(differences, axis=0))
-    return f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
+    deviation = _deviation(np.array([other.values[column] - one.values[column] for one, other in pairs]))
+    return f"{found.value:+.2f}{deviation} ({found.low:+.2f} to {found.high:+.2f})"
+
+
+def _deviation(of_seeds: np.ndarray) -> str:
+    return f" ± {of_seeds.std(ddof=1):.2f}" if len(of_seeds) > 1 else ""
 
 
 def _ends(people: np.ndarray) -> str:

@@ -156,7 +156,7 @@ class TextEncoder(JoinedModule):
         hidden = Hidden(embedded, embedded)
         keys_values = self._keys_values(images)
         last = None if wanted is None else Packing(wanted.mask, wanted.at_most)
-        for layer, of_layer in zip(layers[:-1], keys_values, strict=False):
+        for layer, of_layer in zip(layers[:-1], keys_values[: len(layers) - 1], strict=True):
             hidden = layer(hidden, packing, images, of_layer)
         hidden = layers[-1](hidden, packing, images, keys_values[len(layers) - 1], last)
         return (last or packing).pad(hidden.stream)

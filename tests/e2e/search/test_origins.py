@@ -50,7 +50,7 @@ def origins_of(index: Path) -> dict[str, Origin | None]:
 @pytest.fixture(scope="module")
 def crops_folder(images, test_paths, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("crops")
-    for name, path in zip(NAMES, test_paths, strict=False):
+    for name, path in zip(NAMES, test_paths[: len(NAMES)], strict=True):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(images / path, folder / name)
     write_table(folder, table_of())

@@ -42,9 +42,10 @@ def test_differences_are_paired_by_people(capsys):
     outcomes = {name: [outcome(seed, gain) for seed in range(3)] for name, gain in (("whole", 0.0), ("better", 8.0))}
     print_differences(("R@1", "AUC", "pointing"), outcomes)
     r1, auc, pointing = cells(capsys.readouterr().out)["better"]
-    assert r1 == "+8.00 (+8.00 to +8.00)"
-    gain = np.mean([b.values["AUC"] - a.values["AUC"] for a, b in zip(*outcomes.values(), strict=True)])
-    assert abs(float(auc.partition(" ")[0]) - gain) < 0.006
+    assert r1 == "+8.00 ± 0.00 (+8.00 to +8.00)"
+    gains = [b.values["AUC"] - a.values["AUC"] for a, b in zip(*outcomes.values(), strict=True)]
+    assert abs(float(auc.partition(" ")[0]) - np.mean(gains)) < 0.006
+    assert f" ± {np.std(gains, ddof=1):.2f} (" in auc
     assert "(+" in auc
     assert pointing == "-"
 

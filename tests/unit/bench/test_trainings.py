@@ -65,7 +65,7 @@ def test_every_run_is_made_once_and_its_row_is_kept(plan, started, capsys):
         ["no", "mae", "|", "1", "|", "60.00"],
     ]
     assert "59.00 ± 7.07 (59.00-59.00)" in printed
-    assert "-4.00 (-4.00 to -4.00)" in printed
+    assert "-4.00 ± 0.00 (-4.00 to -4.00)" in printed
     run_all(plan)
     assert len(started) == 4
     assert "4 of them are there already" in (again := capsys.readouterr().out)

@@ -13,7 +13,7 @@ from tests.helpers.tiny_models import tiny_model
 from utils import cuda_graphs
 from utils.precision import autocast
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
+pytestmark = pytest.mark.gpu
 CPU = torch.device("cpu")
 
 

@@ -37,7 +37,6 @@ def test_a_pool_counts_with_its_idle_blocks():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_the_allocator_of_a_gpu_says_what_is_read_here(monkeypatch):
     monkeypatch.undo()
     device = torch.device("cuda")

@@ -237,7 +237,6 @@ def test_mamba_ssm_on_a_gpu(length, reverse, dtype):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("backend", ["mamba-ssm", "triton"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_whole_mixer_on_a_gpu(backend, dtype):
